@@ -1,0 +1,40 @@
+//! The agent protocol: wire types and codec shared by the host and the guest agent.
+//!
+//! One byte stream (a virtio-console port named [`PORT_NAME`]) carries:
+//!
+//! 1. a fixed preamble in each direction ([`Preamble`]): the agent states the versions it speaks,
+//!    the host answers with the one that is used;
+//! 2. then yamux, the host being the side that opens streams (the yamux client).
+//!
+//! The first frame of a stream is a [`Request`] from the host; it says what the stream is for:
+//!
+//! ```text
+//! Control   host → Boot, Shutdown            agent → Ready | BootFailed, Bye
+//! Exec      host → stdin data, ExecInput     agent → Started | Failed, stdout/stderr data, Exited
+//! ```
+//!
+//! A frame is `kind: u8`, `length: u32` little-endian, then `length` bytes. Kind 0 is a CBOR
+//! (RFC 8949) message; the other kinds are raw bytes. Whatever arrives is hostile: a longer frame
+//! than [`MAX_MESSAGE`] or [`MAX_DATA`] ends the stream.
+//!
+//! Nothing here reads or writes anything but the stream it is given.
+
+mod codec;
+mod messages;
+mod preamble;
+
+pub use codec::{Frame, FrameError, MAX_DATA, MAX_MESSAGE, read_frame, write_data, write_message};
+pub use messages::{
+    BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
+    ExecOutput, ExecRequest, ExitStatus, Request, Rlimit, RootConfig, StdinMode, TmpfsMount, Tty,
+};
+pub use preamble::{Preamble, PreambleError, VERSION, VERSION_MIN};
+
+/// The name of the virtio-console port that the agent opens.
+pub const PORT_NAME: &str = "agent";
+/// The most streams open at a time; the agent resets more.
+pub const MAX_STREAMS: usize = 256;
+/// The exit code of a command that was not found.
+pub const EXIT_NOT_FOUND: i32 = 127;
+/// The exit code of a command that was found and could not be run.
+pub const EXIT_NOT_EXECUTABLE: i32 = 126;

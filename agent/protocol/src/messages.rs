@@ -1,0 +1,269 @@
+//! The messages. Fields are encoded by name, so a newer side may add optional ones.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The first frame of a stream: what it is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// The one control stream; then [`ControlInput`] and [`ControlOutput`].
+    Control,
+    /// An exec session; then [`ExecInput`], [`ExecOutput`] and data frames.
+    Exec(ExecRequest),
+}
+
+/// Host → agent on the control stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlInput {
+    /// Set the guest up; sent once, first.
+    Boot(Box<BootConfig>),
+    /// Stop every process (SIGTERM, then SIGKILL after `grace_ms`), sync, unmount, say bye and
+    /// restart the machine, which ends the VM.
+    Shutdown {
+        /// Time between SIGTERM and SIGKILL.
+        grace_ms: u64,
+    },
+}
+
+/// Agent → host on the control stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlOutput {
+    /// The guest is set up; exec sessions are accepted.
+    Ready {
+        /// Microseconds from the start of the kernel to here.
+        uptime_us: u64,
+    },
+    /// The guest could not be set up.
+    BootFailed(BootFailed),
+    /// Everything is stopped, synced and unmounted; the machine restarts next.
+    Bye,
+}
+
+/// Why the guest could not be set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootFailed {
+    /// What was being done, such as `mount upper`.
+    pub stage: String,
+    /// What went wrong.
+    pub message: String,
+}
+
+/// How the guest is set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootConfig {
+    /// The root file system.
+    pub root: RootConfig,
+    /// Disks that are mounted into the root, parents first.
+    #[serde(default)]
+    pub disks: Vec<DiskMount>,
+    /// Memory file systems that are mounted into the root, parents first.
+    #[serde(default)]
+    pub tmpfs: Vec<TmpfsMount>,
+    /// The host name.
+    pub hostname: String,
+    /// Other names that `/etc/hosts` gives this host.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, Vec<String>>,
+    /// The wall clock, in nanoseconds since the Unix epoch.
+    pub clock_ns: u64,
+}
+
+/// The root file system: an overlay of read-only disks under a writable one. Disks are named by
+/// their virtio serial. No lowers and no upper: the agent's own root (the `local` test driver).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootConfig {
+    /// EROFS disks, topmost first.
+    #[serde(default)]
+    pub lowers: Vec<String>,
+    /// The ext4 disk that is written to.
+    #[serde(default)]
+    pub upper: Option<String>,
+}
+
+/// A disk that is mounted into the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskMount {
+    /// Its virtio serial.
+    pub serial: String,
+    /// Where.
+    pub path: String,
+    /// Its file system.
+    pub fstype: String,
+    /// Whether it is read-only.
+    pub readonly: bool,
+}
+
+/// A memory file system that is mounted into the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TmpfsMount {
+    /// Where.
+    pub path: String,
+    /// The most it may hold, in bytes.
+    pub size_bytes: Option<u64>,
+    /// Permission bits of its root.
+    pub mode: u32,
+    /// Whether it is read-only.
+    pub readonly: bool,
+}
+
+/// A command to run in the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// The program and its arguments; a program without `/` is looked up in `PATH`.
+    pub argv: Vec<String>,
+    /// The whole environment. The agent adds `PATH`, `HOME`, `USER` and `TERM` where missing.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory; none is `/`.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// `user[:group]`, names or numbers; none is root.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// What its standard input is.
+    #[serde(default)]
+    pub stdin: StdinMode,
+    /// A terminal; standard error is merged into standard output.
+    #[serde(default)]
+    pub tty: Option<Tty>,
+    /// Resource limits.
+    #[serde(default)]
+    pub rlimits: Vec<Rlimit>,
+    /// Make the working directory when it is missing (the workload's, as OCI run-times do).
+    #[serde(default)]
+    pub create_cwd: bool,
+}
+
+/// What the standard input of a command is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StdinMode {
+    /// `/dev/null`.
+    #[default]
+    Null,
+    /// The data frames of fd 0, until an empty one.
+    Pipe,
+}
+
+/// A terminal's size and type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tty {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
+    /// `TERM`.
+    pub term: String,
+}
+
+/// A resource limit of a command; see `setrlimit(2)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// `nofile`, `nproc`, `core` and so on.
+    pub name: String,
+    /// The soft limit; none is no limit.
+    pub soft: Option<u64>,
+    /// The hard limit; none is no limit.
+    pub hard: Option<u64>,
+}
+
+/// Host → agent on an exec stream, beside data frames of fd 0. The host closing the stream ends
+/// the session: its process group gets SIGKILL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecInput {
+    /// Send a signal to the process group.
+    Signal(i32),
+    /// The terminal has a new size.
+    Resize {
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+}
+
+/// Agent → host on an exec stream, beside data frames of fd 1 and 2. `Exited` and `Failed` are
+/// last; output that the command wrote before it exited comes before `Exited`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecOutput {
+    /// The command runs.
+    Started {
+        /// Its pid in the guest.
+        pid: u32,
+    },
+    /// The command has ended.
+    Exited(ExitStatus),
+    /// The command could not be started.
+    Failed(ExecFailure),
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// It exited with this code (0 to 255).
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+}
+
+/// Why a command could not be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecFailure {
+    /// No such program.
+    NotFound(String),
+    /// The program may not be executed, or is not one.
+    NotExecutable(String),
+    /// The working directory does not exist or is not one.
+    BadWorkdir(String),
+    /// The user or group is not known in the guest.
+    UnknownUser(String),
+    /// The request makes no sense (no program, a NUL byte, an unknown limit).
+    Invalid(String),
+    /// The guest's kernel refused.
+    System(String),
+}
+
+impl ExitStatus {
+    /// The exit code as a shell reports it: 128 + the signal's number for a signal.
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+impl ExecFailure {
+    /// The exit code as a shell reports it.
+    pub const fn code(&self) -> i32 {
+        match self {
+            Self::NotFound(_) => crate::EXIT_NOT_FOUND,
+            Self::NotExecutable(_)
+            | Self::BadWorkdir(_)
+            | Self::UnknownUser(_)
+            | Self::Invalid(_)
+            | Self::System(_) => crate::EXIT_NOT_EXECUTABLE,
+        }
+    }
+}
+
+impl fmt::Display for ExecFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound(program) => write!(f, "{program}: command not found"),
+            Self::NotExecutable(program) => write!(f, "{program}: cannot be executed"),
+            Self::BadWorkdir(path) => write!(f, "{path}: no such directory in the guest"),
+            Self::UnknownUser(user) => write!(f, "{user}: no such user or group in the guest"),
+            Self::Invalid(what) | Self::System(what) => f.write_str(what),
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! PID 1 of an msb guest.
+fn main() {}

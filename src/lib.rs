@@ -1,0 +1,5 @@
+//! Compose for microVMs: a Sandboxfile declares sandboxes, `msb up` makes the machine match it.
+//!
+//! `docs/architecture.md` draws the layers; a test holds the imports against it.
+
+pub mod spec;
