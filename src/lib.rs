@@ -2,4 +2,5 @@
 //!
 //! `docs/architecture.md` draws the layers; a test holds the imports against it.
 
+pub mod home;
 pub mod spec;

@@ -17,6 +17,7 @@ mod project;
 mod sandbox;
 mod secret;
 mod signal;
+mod status;
 mod units;
 mod volume;
 
@@ -39,5 +40,6 @@ pub use sandbox::{
 };
 pub use secret::{SecretFrom, SecretSpec, ViolationAction};
 pub use signal::{InvalidSignal, Signal};
+pub use status::{Health, Status};
 pub use units::{ByteSize, InvalidUnit, Millis};
 pub use volume::{VolumeKind, VolumeSpec};

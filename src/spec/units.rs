@@ -142,7 +142,7 @@ impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, factor) = SIZE_UNITS
             .into_iter()
-            .find(|(_, u)| self.0 >= *u && self.0 % u == 0)
+            .find(|(_, u)| self.0 >= *u && self.0.is_multiple_of(*u))
             .unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / factor)
     }
