@@ -3,4 +3,5 @@
 //! `docs/architecture.md` draws the layers; a test holds the imports against it.
 
 pub mod home;
+pub mod runtime;
 pub mod spec;

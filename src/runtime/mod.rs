@@ -1,0 +1,5 @@
+//! Starts a microVM process from a config.
+
+mod agent_binary;
+
+pub use agent_binary::AGENT;
