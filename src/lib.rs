@@ -3,5 +3,6 @@
 //! `docs/architecture.md` draws the layers; a test holds the imports against it.
 
 pub mod home;
+pub mod rootfs;
 pub mod runtime;
 pub mod spec;

@@ -1,5 +1,24 @@
 //! Starts a microVM process from a config.
+//!
+//! ```text
+//! VmConfig ──Driver::command (pure)──▶ VmCommand ──Driver::spawn──▶ Vm
+//!                                        argv, numbered descriptors    pidfd: wait, kill
+//! ```
+//!
+//! A VM is one child process. Its links to the host are two inherited socket-pair ends: the agent
+//! port and the boot console ([`VmLinks`]); disks are opened here and passed by number, so that
+//! the VM process opens nothing that the guest could name. The child runs in a jail, dies
+//! with this process, and is waited for and killed through its pidfd only.
 
 mod agent_binary;
+mod command;
+mod driver;
+mod links;
 
 pub use agent_binary::AGENT;
+pub use command::{Disk, Passed, PassedFd, VmCommand, VmConfig};
+pub use driver::{
+    Capabilities, Driver, DriverChoice, InvalidDriver, JailReport, LayerReport, Unavailable, Vm,
+    VmExit, WaitFuture, driver,
+};
+pub use links::{HostLinks, VmLinks, record_console};

@@ -1,0 +1,67 @@
+//! What a VM consists of, and the command that starts it: plain data.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Everything about a VM that its driver needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmConfig {
+    /// Names this run of the sandbox; shown as the name of the process.
+    pub run_id: String,
+    /// The kernel, an ELF file with a PVH entry ([`crate::runtime::setup`] makes it).
+    pub kernel: PathBuf,
+    /// Virtual processors, at least 1.
+    pub vcpus: u32,
+    /// Guest memory.
+    pub memory_mib: u64,
+    /// Disks in device order. The first is the boot disk: an EROFS file that holds `/init.krun`.
+    pub disks: Vec<Disk>,
+}
+
+/// A raw disk image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The virtio serial by which the guest finds it; at most 20 bytes of `[a-z0-9-]`.
+    pub serial: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Whether the device refuses writes; the file is then also opened for reading only.
+    pub readonly: bool,
+}
+
+/// A command that starts a VM: what a test can compare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmCommand {
+    /// The program, an absolute path.
+    pub program: PathBuf,
+    /// Its arguments, without the program's name.
+    pub args: Vec<OsString>,
+    /// Its whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// The descriptors it inherits beside 0, 1 and 2.
+    pub fds: Vec<PassedFd>,
+    /// Files that it opens by path; all that it can see beside the system's programs.
+    pub reads: Vec<PathBuf>,
+    /// Devices that it opens by path.
+    pub devices: Vec<PathBuf>,
+}
+
+/// A descriptor that a VM process inherits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedFd {
+    /// Its number in the VM process, 3 or more.
+    pub number: i32,
+    /// What it is.
+    pub what: Passed,
+}
+
+/// What an inherited descriptor is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// The agent port.
+    Agent,
+    /// The boot console.
+    Console,
+    /// A disk, opened when the VM is started.
+    Disk(Disk),
+}
