@@ -2,6 +2,7 @@
 //!
 //! `docs/architecture.md` draws the layers; a test holds the imports against it.
 
+pub mod cli;
 pub mod home;
 pub mod rootfs;
 pub mod runtime;

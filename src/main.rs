@@ -1,1 +1,7 @@
-fn main() {}
+//! The `msb` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    msb::cli::main()
+}

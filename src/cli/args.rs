@@ -1,0 +1,386 @@
+//! The words of the command line. Doc comments here are the help texts and `docs/cli.md`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::spec::{ByteSize, Millis, Name};
+
+/// Compose for microVMs: a Sandboxfile declares sandboxes, `msb up` makes the machine match it
+#[derive(Debug, Parser)]
+#[command(name = "msb", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Sandboxfile to read; `-` is standard input; repeat to merge, later files win
+    #[arg(short = 'f', long = "file", id = "file", global = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Project name, over the one that the Sandboxfile gives
+    #[arg(short = 'p', long, global = true, value_name = "NAME")]
+    pub(crate) project: Option<Name>,
+    /// Activate a profile; repeat for more
+    #[arg(long = "profile", id = "profile", global = true, value_name = "NAME")]
+    pub(crate) profiles: Vec<Name>,
+    /// Read variables for interpolation from this file; repeat for more, later files win
+    #[arg(long = "env-file", id = "env_file", global = true, value_name = "FILE")]
+    pub(crate) env_files: Vec<PathBuf>,
+    /// When to use colours
+    #[arg(long, global = true, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
+    pub(crate) color: When,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON document whose `schema` names its contract
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the machine match the Sandboxfile
+    Up(Up),
+    /// Stop and remove the project's sandboxes
+    Down(Down),
+    /// Show what `up` would do, and why
+    Plan(Plan),
+    /// List the project's sandboxes
+    Ps(Ps),
+    /// List projects
+    Ls(Ls),
+    /// Show what the workloads write
+    Logs(Logs),
+    /// Run a command in a running sandbox
+    Exec(Exec),
+    /// Start sandboxes that exist
+    Start(Names),
+    /// Stop sandboxes and keep their disks
+    Stop(Stop),
+    /// Stop sandboxes, then start them on the same disks
+    Restart(Stop),
+    /// Remove stopped sandboxes and their disks
+    Rm(Rm),
+    /// Check the Sandboxfile and print its canonical form
+    Config(Config),
+    /// Write a first Sandboxfile
+    Init(Init),
+    /// Explain what this machine has and what it lacks
+    Doctor(Formatted),
+    /// Provide the runtime parts
+    Setup(Setup),
+    /// Print the completion script of a shell
+    Completion(Completion),
+    /// Print the JSON schema of the Sandboxfile
+    Schema,
+    /// Print the version
+    Version(Formatted),
+}
+
+/// How sandboxes are brought up; shared with `plan`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Selection {
+    /// Only these sandboxes and what they depend on
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    /// Leave out what the named sandboxes depend on
+    #[arg(long, requires = "names")]
+    pub(crate) no_deps: bool,
+    /// Replace the sandboxes even where nothing has changed
+    #[arg(long, visible_alias = "force-recreate")]
+    pub(crate) replace: bool,
+    /// Remove sandboxes that the Sandboxfile does not declare
+    #[arg(long)]
+    pub(crate) remove_orphans: bool,
+    /// Accept a Sandboxfile without sandboxes, which removes everything
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Return once everything is started, and leave it running
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Return once services are healthy and jobs have completed; implies `--detach`
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this time
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    pub(crate) wait_timeout: Millis,
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Answer yes to every question
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// How to run microVMs
+    #[arg(long, env = "MSB_DRIVER", value_name = "DRIVER", hide_env_values = true)]
+    pub(crate) driver: Option<String>,
+    /// How long to wait for another command that is changing the project
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
+    pub(crate) lock_timeout: Millis,
+    /// Leave out the sandbox names before log lines (attached)
+    #[arg(long)]
+    pub(crate) no_log_prefix: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Only these sandboxes
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    /// Remove the project's volumes too
+    #[arg(short, long)]
+    pub(crate) volumes: bool,
+    /// Remove sandboxes that the Sandboxfile does not declare
+    #[arg(long)]
+    pub(crate) remove_orphans: bool,
+    /// Time between the stop signal and the kill, over each sandbox's own
+    #[arg(short, long, value_name = "DURATION", value_parser = grace)]
+    pub(crate) timeout: Option<Millis>,
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Answer yes to every question
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// How long to wait for another command that is changing the project
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
+    pub(crate) lock_timeout: Millis,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Exit with 2 when there is something to do
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Only these sandboxes
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Formatted {
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Only these sandboxes
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    /// Sandboxfile to read; `-` is standard input; repeat to merge, later files win
+    // Same id as the global flag, without its short form: `-f` follows, as everywhere else.
+    #[arg(long = "file", id = "file", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Go on as more is written
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only lines since this time (RFC 3339) or for this long (`10m`)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only the last N lines of each sandbox
+    #[arg(long, value_name = "N")]
+    pub(crate) tail: Option<usize>,
+    /// Show when each line was written
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Leave out the sandbox names before lines
+    #[arg(long)]
+    pub(crate) no_log_prefix: bool,
+    /// Pass control characters on to the terminal
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Output format; JSON is one object a line
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Which sandbox
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) name: Name,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, num_args = 1..)]
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) argv: Vec<String>,
+    /// No terminal, even on one
+    #[arg(short = 'T', long)]
+    pub(crate) no_tty: bool,
+    /// Run as this user (`user[:group]`)
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Run in this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// Set a variable; `NAME` alone passes this environment's value
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Names {
+    /// Only these sandboxes; default all
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    /// How to run microVMs
+    #[arg(long, env = "MSB_DRIVER", value_name = "DRIVER", hide_env_values = true)]
+    pub(crate) driver: Option<String>,
+    /// How long to wait for another command that is changing the project
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
+    pub(crate) lock_timeout: Millis,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    pub(crate) target: Names,
+    /// Time between the stop signal and the kill, over each sandbox's own
+    #[arg(short, long, value_name = "DURATION", value_parser = grace)]
+    pub(crate) timeout: Option<Millis>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    #[command(flatten)]
+    pub(crate) target: Names,
+    /// Stop them first
+    #[arg(short, long)]
+    pub(crate) stop: bool,
+    /// Answer yes to every question
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    /// Explain a key, such as `sandbox.memory`
+    #[arg(long, value_name = "KEY")]
+    pub(crate) explain: Option<String>,
+    /// Output format; text is TOML
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Where to write; default `Sandboxfile` here
+    #[arg(value_name = "FILE")]
+    pub(crate) path: Option<PathBuf>,
+    /// The image of the first sandbox
+    #[arg(long, value_name = "REFERENCE", default_value = "alpine:3")]
+    pub(crate) image: String,
+    /// Overwrite the file
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Setup {
+    /// Say what is there and fetch nothing; exit 125 when something is missing
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completion {
+    /// Which shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+fn duration(text: &str) -> Result<Millis, String> {
+    text.parse().map_err(|error| format!("{error}: write it as `30s` or `5m`"))
+}
+
+/// As compose: a bare number is seconds.
+fn grace(text: &str) -> Result<Millis, String> {
+    match text.parse::<u32>() {
+        Ok(seconds) => Ok(Millis::from_secs(u64::from(seconds))),
+        Err(_) => duration(text),
+    }
+}
+
+/// A size with a unit, for messages.
+pub(crate) fn size(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match bytes {
+        0..MIB => ByteSize::from_bytes(bytes).to_string(),
+        _ => format!("{}.{} MiB", bytes / MIB, bytes % MIB * 10 / MIB),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_short_file_flag_follows_in_logs_only() {
+        let cli = Cli::parse_from(["msb", "-f", "a", "logs", "-f"]);
+        assert_eq!(cli.global.files, [PathBuf::from("a")]);
+        assert!(matches!(cli.command, Command::Logs(Logs { follow: true, .. })));
+        let cli = Cli::parse_from(["msb", "logs", "--file", "b"]);
+        assert_eq!(cli.global.files, [PathBuf::from("b")]);
+        let cli = Cli::parse_from(["msb", "up", "-f", "a", "-f", "b", "-d", "web"]);
+        assert_eq!(cli.global.files, [PathBuf::from("a"), PathBuf::from("b")]);
+    }
+
+    #[test]
+    fn exec_keeps_the_commands_own_flags() {
+        let cli = Cli::parse_from(["msb", "exec", "-T", "web", "ls", "-l", "--", "-p"]);
+        let Command::Exec(exec) = cli.command else { panic!("not exec") };
+        assert!(exec.no_tty);
+        assert_eq!(exec.argv, ["ls", "-l", "--", "-p"]);
+    }
+}

@@ -1,0 +1,171 @@
+//! The one error type of the command line: every conversion, hint and exit code is here.
+
+use std::error::Error;
+use std::fmt;
+
+/// How `msb` ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Done.
+    Ok,
+    /// An operation failed.
+    Failed,
+    /// `plan --detailed-exitcode`: there is something to do.
+    Changes,
+    /// The Sandboxfile is invalid, or none was found.
+    InvalidFile,
+    /// Waiting took too long.
+    TimedOut,
+    /// A dependency failed or is unhealthy.
+    Dependency,
+    /// Another command is changing the project.
+    LeaseHeld,
+    /// A question could not be asked.
+    NeedsConfirmation,
+    /// The command line makes no sense.
+    Usage,
+    /// A part that runs microVMs is missing.
+    RuntimeMissing,
+    /// The code of a command in the guest.
+    Guest(u8),
+    /// Ctrl-C.
+    Interrupted,
+    /// Whoever read the output has gone away.
+    BrokenPipe,
+}
+
+impl Exit {
+    /// The process's exit code.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::Changes => 2,
+            Self::InvalidFile => 3,
+            Self::TimedOut => 4,
+            Self::Dependency => 5,
+            Self::LeaseHeld => 6,
+            Self::NeedsConfirmation => 7,
+            Self::Usage => 64,
+            Self::RuntimeMissing => 125,
+            Self::Guest(code) => code,
+            Self::Interrupted => 130,
+            Self::BrokenPipe => 141,
+        }
+    }
+}
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    /// How the process ends.
+    pub(crate) exit: Exit,
+    /// What is printed; none where everything has been said.
+    pub(crate) error: Option<Box<dyn Error + Send + Sync>>,
+    /// What the user can do.
+    pub(crate) hints: Vec<String>,
+}
+
+/// A message without a source.
+#[derive(Debug)]
+struct Message(String);
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Message {}
+
+impl CliError {
+    /// An error with its chain of sources.
+    pub(crate) fn new(exit: Exit, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { exit, error: Some(error.into()), hints: Vec::new() }
+    }
+
+    /// An error that is only a sentence.
+    pub(crate) fn message(exit: Exit, text: impl Into<String>) -> Self {
+        Self::new(exit, Message(text.into()))
+    }
+
+    /// An exit code; what there is to say has been said.
+    pub(crate) const fn silent(exit: Exit) -> Self {
+        Self { exit, error: None, hints: Vec::new() }
+    }
+
+    /// Adds what the user can do.
+    pub(crate) fn hint(mut self, text: impl Into<String>) -> Self {
+        self.hints.push(text.into());
+        self
+    }
+
+    /// The error and its sources as lines, outermost first.
+    pub(crate) fn chain(&self) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        let mut next = self.error.as_deref().map(|error| error as &(dyn Error + 'static));
+        while let Some(error) = next {
+            let line = error.to_string();
+            // A wrapper that is transparent about its source says the same twice.
+            if lines.last() != Some(&line) {
+                lines.push(line);
+            }
+            next = error.source();
+        }
+        lines
+    }
+}
+
+impl From<crate::home::HomeError> for CliError {
+    fn from(error: crate::home::HomeError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    /// For standard output; file errors come with their path as other types.
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::silent(Exit::BrokenPipe),
+            _ => Self::new(Exit::Failed, error),
+        }
+    }
+}
+
+/// A file that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: cannot {verb} the file")]
+pub(crate) struct FileError {
+    pub(crate) path: String,
+    pub(crate) verb: &'static str,
+    pub(crate) source: std::io::Error,
+}
+
+impl FileError {
+    pub(crate) fn read(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self { path: path.display().to_string(), verb: "read", source }
+    }
+
+    pub(crate) fn write(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self { path: path.display().to_string(), verb: "write", source }
+    }
+}
+
+impl From<FileError> for CliError {
+    fn from(error: FileError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_says_nothing_twice() {
+        let source = std::io::Error::other("disk on fire");
+        let error = CliError::from(FileError::read(std::path::Path::new("/x"), source));
+        assert_eq!(error.chain(), ["/x: cannot read the file", "disk on fire"]);
+        assert!(CliError::silent(Exit::Changes).chain().is_empty());
+    }
+}
