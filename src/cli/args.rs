@@ -382,5 +382,7 @@ mod tests {
         let Command::Exec(exec) = cli.command else { panic!("not exec") };
         assert!(exec.no_tty);
         assert_eq!(exec.argv, ["ls", "-l", "--", "-p"]);
+        let cli = Cli::parse_from(["msb", "exec", "web", "--", "ls", "-l"]);
+        assert!(matches!(cli.command, Command::Exec(Exec { argv, .. }) if argv == ["ls", "-l"]));
     }
 }

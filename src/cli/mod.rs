@@ -2,6 +2,7 @@
 //!
 //! One file per command in `commands/`. Nothing but `ui.rs` prints; every error becomes a
 //! [`error::CliError`], which knows its exit code.
+#![allow(dead_code, reason = "the commands that use the rest of the ui are on their way")]
 #![allow(
     clippy::disallowed_methods,
     reason = "the command line reads files, the environment and the clock for the pure modules"
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use error::{CliError, Exit};
+use error::Exit;
 use ui::Ui;
 
 pub use reference::reference;

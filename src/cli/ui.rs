@@ -64,8 +64,9 @@ impl Table {
 
     /// Adds a row. Text from guests and registries is made safe here.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = (String, Tone)>) {
-        self.rows
-            .push(cells.into_iter().map(|(text, tone)| (escape(&text).into_owned(), tone)).collect());
+        self.rows.push(
+            cells.into_iter().map(|(text, tone)| (escape(&text).into_owned(), tone)).collect(),
+        );
     }
 
     fn render(&self, color: bool) -> String {
@@ -210,11 +211,7 @@ impl Ui {
         } else {
             GraphicalTheme::unicode_nocolor()
         };
-        let width = if self.err_terminal {
-            usize::from(terminal_columns())
-        } else {
-            PLAIN_WIDTH
-        };
+        let width = if self.err_terminal { usize::from(terminal_columns()) } else { PLAIN_WIDTH };
         let mut text = String::new();
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_width(width.max(40))

@@ -1,4 +1,10 @@
 //! Tests without a guest: fixtures, scenarios, the real binary, a real registry.
 #![allow(clippy::disallowed_methods, reason = "tests read files and start programs")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a failed test is what a panic is for"
+)]
 
+mod cli_docs;
 mod tidy;

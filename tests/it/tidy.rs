@@ -16,22 +16,25 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("runtime", &["spec", "home"]),
     ("rootfs", &["spec", "home", "image", "runtime"]),
     ("supervisor", &["spec", "home", "store", "image", "runtime", "rootfs"]),
-    (
-        "reconcile",
-        &["spec", "home", "plan", "store", "image", "runtime", "rootfs", "supervisor"],
-    ),
+    ("reconcile", &["spec", "home", "plan", "store", "image", "runtime", "rootfs", "supervisor"]),
     (
         "client",
-        &[
-            "spec", "home", "plan", "store", "image", "runtime", "rootfs", "supervisor",
-            "reconcile",
-        ],
+        &["spec", "home", "plan", "store", "image", "runtime", "rootfs", "supervisor", "reconcile"],
     ),
     (
         "cli",
         &[
-            "spec", "manifest", "home", "plan", "store", "image", "runtime", "rootfs",
-            "supervisor", "reconcile", "client",
+            "spec",
+            "manifest",
+            "home",
+            "plan",
+            "store",
+            "image",
+            "runtime",
+            "rootfs",
+            "supervisor",
+            "reconcile",
+            "client",
         ],
     ),
 ];
