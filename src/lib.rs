@@ -7,3 +7,4 @@ pub mod home;
 pub mod rootfs;
 pub mod runtime;
 pub mod spec;
+pub mod store;

@@ -1,0 +1,104 @@
+//! Events: what happened, for `msb events`.
+
+use rusqlite::params;
+
+use super::{Store, StoreError, Writer, now_ms};
+
+/// Events that are kept; the oldest go first.
+pub const MAX_EVENTS: i64 = 10_000;
+/// The oldest are dropped once in this many, so that most inserts touch one page.
+const TRIM_EVERY: i64 = 256;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// The sandbox's name.
+    pub sandbox: Option<&'a str>,
+    /// The sandbox's id.
+    pub sandbox_id: Option<&'a str>,
+    /// One word: `created`, `starting`, `running`, `healthy`, `stopped`, `crashed`, ….
+    pub kind: &'a str,
+    /// More, as JSON.
+    pub detail: Option<&'a str>,
+}
+
+/// An event as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    /// Rises by at least 1; never used twice.
+    pub seq: i64,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// The project.
+    pub project: String,
+    /// The sandbox's name.
+    pub sandbox: Option<String>,
+    /// The sandbox's id.
+    pub sandbox_id: Option<String>,
+    /// One word.
+    pub kind: String,
+    /// More, as JSON.
+    pub detail: Option<String>,
+}
+
+impl Store {
+    /// At most `limit` events of `project` (of all where `None`) after `seq`, oldest first.
+    pub fn events_since(
+        &self,
+        project: Option<&str>,
+        seq: i64,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let read = || {
+            self.conn
+                .prepare_cached(
+                    "SELECT seq, at_ms, project, sandbox, sandbox_id, kind, detail FROM event
+                     WHERE seq > ?1 AND (?2 IS NULL OR project = ?2) ORDER BY seq LIMIT ?3",
+                )?
+                .query_map(params![seq, project, limit], |row| {
+                    Ok(EventRow {
+                        seq: row.get(0)?,
+                        at_ms: row.get(1)?,
+                        project: row.get(2)?,
+                        sandbox: row.get(3)?,
+                        sandbox_id: row.get(4)?,
+                        kind: row.get(5)?,
+                        detail: row.get(6)?,
+                    })
+                })?
+                .collect()
+        };
+        self.sql("read the events", read())
+    }
+}
+
+impl Writer<'_> {
+    /// Records an event; its sequence number.
+    pub fn add_event(&self, event: &Event<'_>) -> Result<i64, StoreError> {
+        let write = || {
+            let seq = self
+                .conn
+                .prepare_cached(
+                    "INSERT INTO event (at_ms, project, sandbox, sandbox_id, kind, detail)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .insert(params![
+                    now_ms(),
+                    event.project,
+                    event.sandbox,
+                    event.sandbox_id,
+                    event.kind,
+                    event.detail
+                ])?;
+            if seq % TRIM_EVERY == 0 {
+                self.conn
+                    .prepare_cached("DELETE FROM event WHERE seq <= ?1")?
+                    .execute([seq - MAX_EVENTS])?;
+            }
+            Ok(seq)
+        };
+        self.sql("record an event", write())
+    }
+}
