@@ -6,5 +6,7 @@ pub mod cli;
 pub mod home;
 pub mod rootfs;
 pub mod runtime;
+pub mod plan;
+pub mod reconcile;
 pub mod spec;
 pub mod store;
