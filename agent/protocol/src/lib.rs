@@ -17,13 +17,17 @@
 //! (RFC 8949) message; the other kinds are raw bytes. Whatever arrives is hostile: a longer frame
 //! than [`MAX_MESSAGE`] or [`MAX_DATA`] ends the stream.
 //!
-//! Nothing here reads or writes anything but the stream it is given.
+//! [`host_handshake`] and [`agent_handshake`] do step 1, [`mux`] step 2. Nothing here reads or writes
+//! anything but the stream it is given.
 
 mod codec;
+mod handshake;
 mod messages;
+pub mod mux;
 mod preamble;
 
 pub use codec::{Frame, FrameError, MAX_DATA, MAX_MESSAGE, read_frame, write_data, write_message};
+pub use handshake::{HandshakeError, agent_handshake, host_handshake};
 pub use messages::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
     ExecOutput, ExecRequest, ExitStatus, Request, Rlimit, RootConfig, StdinMode, TmpfsMount, Tty,
