@@ -4,9 +4,10 @@
 
 pub mod cli;
 pub mod home;
-pub mod rootfs;
-pub mod runtime;
+pub mod manifest;
 pub mod plan;
 pub mod reconcile;
+pub mod rootfs;
+pub mod runtime;
 pub mod spec;
 pub mod store;

@@ -31,7 +31,7 @@ pub use network::{
     Action as RuleAction, Direction, HostPort, NetworkPreset, NetworkSpec, PolicyRule, PortMapping,
     TlsSpec, Transport,
 };
-pub use origin::{Origin, Origins};
+pub use origin::{Origin, OriginChildren, OriginNode, Origins, SourceText};
 pub use patch::Patch;
 pub use path::{GuestPath, InvalidGuestPath};
 pub use project::{Project, ResourceId};
