@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod home;
+pub mod image;
 pub mod manifest;
 pub mod plan;
 pub mod reconcile;

