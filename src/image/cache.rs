@@ -18,9 +18,10 @@ use super::limits::TransferLimits;
 use super::platform::Platform;
 use super::progress::Progress;
 use super::reference::ImageRef;
-use super::rows::{ImageRow, ImageRows};
+use super::rows::{ImageRows, SourceKey};
 use crate::home::Home;
 use crate::spec::{Image, ImageSource, PullPolicy};
+use crate::store::ImageRow;
 
 /// An image that is ready to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,33 +131,28 @@ impl ImageCache {
     }
 
     pub(super) fn row(&self, digest: &Digest) -> Result<Option<ImageRecord>, Reason> {
-        let row = self.rows.by_digest(digest).map_err(|source| Reason::Rows { source })?;
+        let row = self.rows.by_digest(digest.as_str()).map_err(|source| Reason::Rows { source })?;
         self.record(row)
     }
 
     /// The record of a row whose file is there in full.
     fn record(&self, row: Option<ImageRow>) -> Result<Option<ImageRecord>, Reason> {
-        let Some(row) = row else { return Ok(None) };
-        if row.file != file_name(&row.digest) {
+        let Some((row, digest)) = row.and_then(|row| row.digest.parse().ok().map(|d| (row, d)))
+        else {
             return Ok(None);
-        }
-        let file = self.home.erofs().join(&row.file);
+        };
+        let file = self.file(&digest);
         if !fs::metadata(&file).is_ok_and(|meta| meta.is_file() && meta.len() == row.size_bytes) {
             return Ok(None);
         }
         let Ok(config) = serde_json::from_str(&row.config_json) else { return Ok(None) };
-        Ok(Some(ImageRecord {
-            digest: row.digest.into(),
-            config,
-            file,
-            size_bytes: row.size_bytes,
-        }))
+        Ok(Some(ImageRecord { digest: row.digest, config, file, size_bytes: row.size_bytes }))
     }
-}
 
-/// Name of the bootable file of an image.
-pub(super) fn file_name(digest: &Digest) -> String {
-    format!("{}.v{BUILD_VERSION}.erofs", digest.hex())
+    /// The final name of an image's bootable file.
+    pub(super) fn file(&self, digest: &Digest) -> PathBuf {
+        self.home.erofs().join(format!("{}.v{BUILD_VERSION}.erofs", digest.hex()))
+    }
 }
 
 /// The platform that is asked for.
@@ -168,16 +164,14 @@ pub(super) fn platform_of(image: &Image) -> Result<Platform, Reason> {
 }
 
 /// What identifies a source and the state in which it was read.
-pub(super) fn source_key(image: &Image) -> Result<String, Reason> {
-    let platform = platform_of(image)?;
-    Ok(match &image.source {
-        ImageSource::Oci(text) => format!("{} {platform}", text.parse::<ImageRef>()?),
-        ImageSource::Dir(text) => format!("dir:{text} {platform}"),
-        ImageSource::Archive(text) => {
-            format!("archive:{text} {} {platform}", stamp(Path::new(text))?)
-        }
+pub(super) fn source_key(image: &Image) -> Result<SourceKey, Reason> {
+    let reference = match &image.source {
+        ImageSource::Oci(text) => text.parse::<ImageRef>()?.to_string(),
+        ImageSource::Dir(text) => format!("dir:{text}"),
+        ImageSource::Archive(text) => format!("archive:{text} {}", stamp(Path::new(text))?),
         ImageSource::Disk { .. } => return Err(Reason::NotAnImage("a disk image")),
-    })
+    };
+    Ok(SourceKey { reference, platform: platform_of(image)?.to_string() })
 }
 
 /// Changes when the file does.

@@ -47,16 +47,16 @@ impl Digest {
 
 /// Computes a [`Digest`] piece by piece.
 #[derive(Clone, Default)]
-pub struct Hasher(Sha256);
+pub(super) struct Hasher(Sha256);
 
 impl Hasher {
     /// Takes the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
     /// The digest of everything taken.
-    pub fn finish(self) -> Digest {
+    pub(super) fn finish(self) -> Digest {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = String::with_capacity(PREFIX.len() + HEX_LENGTH);
         text.push_str(PREFIX);

@@ -8,6 +8,7 @@ use super::auth::AuthError;
 use super::digest::Digest;
 use super::platform::{InvalidPlatform, Platform};
 use super::reference::InvalidReference;
+use crate::store::StoreError;
 
 /// An image that could not be had: which one, and why.
 #[derive(Debug)]
@@ -240,7 +241,7 @@ pub enum Reason {
     #[error("the image table cannot be used")]
     Rows {
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: StoreError,
     },
     /// A thread of this process ended early.
     #[error("the work was cancelled")]

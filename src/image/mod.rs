@@ -22,4 +22,4 @@ pub use limits::TransferLimits;
 pub use platform::{InvalidPlatform, Platform};
 pub use progress::{LayerInfo, NoProgress, Progress, ProgressEvent};
 pub use reference::{ImageRef, InvalidReference};
-pub use rows::{ImageRow, ImageRows, MemoryRows, RowsError};
+pub use rows::{ImageRows, MemoryRows, SourceKey};

@@ -49,9 +49,9 @@ pub enum InvalidReference {
 }
 
 /// The longest repository name, as in the distribution specification.
-pub const MAX_NAME: usize = 255;
+const MAX_NAME: usize = 255;
 /// The longest tag, as in the distribution specification.
-pub const MAX_TAG: usize = 128;
+const MAX_TAG: usize = 128;
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_OLD: &str = "index.docker.io";
 const DOCKER_HUB_API: &str = "registry-1.docker.io";

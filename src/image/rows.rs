@@ -1,69 +1,78 @@
 //! The two tables behind the cache: which digest a source named last, and what an image is.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::digest::Digest;
+use crate::store::{Durability, ImageRow, Store, StoreError};
 
-/// An image that has been built.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageRow {
-    /// Digest of its manifest.
-    pub digest: Digest,
-    /// [`super::ImageConfig`] as JSON.
-    pub config_json: String,
-    /// Name of the bootable file within the image directory.
-    pub file: String,
-    /// Its size in bytes.
-    pub size_bytes: u64,
+/// What identifies a source: a normalised reference or a path, and the platform asked for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceKey {
+    /// The reference or path, and for a file the state in which it was read.
+    pub reference: String,
+    /// The platform.
+    pub platform: String,
 }
 
-/// The error of a database.
-pub type RowsError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Where image rows are kept. A source key is a reference or path with the platform, made by the
-/// cache; several keys may name one image.
+/// Where image rows are kept: the store behind a mutex, or memory.
 pub trait ImageRows: Send + Sync {
-    /// The image that `key` named last.
-    fn by_source(&self, key: &str) -> Result<Option<ImageRow>, RowsError>;
+    /// The image that the source named last.
+    fn by_source(&self, key: &SourceKey) -> Result<Option<ImageRow>, StoreError>;
 
     /// The image with that manifest digest.
-    fn by_digest(&self, digest: &Digest) -> Result<Option<ImageRow>, RowsError>;
+    fn by_digest(&self, digest: &str) -> Result<Option<ImageRow>, StoreError>;
 
-    /// Stores the image and that `key` names it, both or neither.
-    fn put(&self, key: &str, row: &ImageRow) -> Result<(), RowsError>;
+    /// Stores the image and that the source names it, both or neither.
+    fn put(&self, key: &SourceKey, row: &ImageRow) -> Result<(), StoreError>;
 }
 
-/// Rows in memory, for programs that keep no state and for tests.
+impl ImageRows for Mutex<Store> {
+    fn by_source(&self, key: &SourceKey) -> Result<Option<ImageRow>, StoreError> {
+        lock(self).image_by_ref(&key.reference, &key.platform)
+    }
+
+    fn by_digest(&self, digest: &str) -> Result<Option<ImageRow>, StoreError> {
+        lock(self).image(digest)
+    }
+
+    fn put(&self, key: &SourceKey, row: &ImageRow) -> Result<(), StoreError> {
+        // A lost row costs one request to the registry: the file is found again by its digest.
+        lock(self).write(Durability::Relaxed, |writer| {
+            writer.put_image(row)?;
+            writer.put_image_ref(&key.reference, &key.platform, &row.digest)
+        })
+    }
+}
+
+/// Rows in memory, for programs that keep no state and where there is no database yet.
 #[derive(Debug, Default)]
 pub struct MemoryRows(Mutex<Tables>);
 
 #[derive(Debug, Default)]
 struct Tables {
-    sources: BTreeMap<String, Digest>,
-    images: BTreeMap<Digest, ImageRow>,
-}
-
-impl MemoryRows {
-    fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    sources: BTreeMap<SourceKey, String>,
+    images: BTreeMap<String, ImageRow>,
 }
 
 impl ImageRows for MemoryRows {
-    fn by_source(&self, key: &str) -> Result<Option<ImageRow>, RowsError> {
-        let tables = self.tables();
+    fn by_source(&self, key: &SourceKey) -> Result<Option<ImageRow>, StoreError> {
+        let tables = lock(&self.0);
         Ok(tables.sources.get(key).and_then(|digest| tables.images.get(digest)).cloned())
     }
 
-    fn by_digest(&self, digest: &Digest) -> Result<Option<ImageRow>, RowsError> {
-        Ok(self.tables().images.get(digest).cloned())
+    fn by_digest(&self, digest: &str) -> Result<Option<ImageRow>, StoreError> {
+        Ok(lock(&self.0).images.get(digest).cloned())
     }
 
-    fn put(&self, key: &str, row: &ImageRow) -> Result<(), RowsError> {
-        let mut tables = self.tables();
-        tables.sources.insert(key.to_owned(), row.digest.clone());
+    fn put(&self, key: &SourceKey, row: &ImageRow) -> Result<(), StoreError> {
+        let mut tables = lock(&self.0);
+        tables.sources.insert(key.clone(), row.digest.clone());
         tables.images.insert(row.digest.clone(), row.clone());
         Ok(())
     }
+}
+
+/// A panic elsewhere leaves no row half written: statements are transactions.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

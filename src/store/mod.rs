@@ -23,6 +23,7 @@
 
 mod error;
 mod events;
+mod images;
 mod journal;
 mod lease;
 mod migrations;
@@ -32,6 +33,7 @@ mod sandboxes;
 
 pub use error::StoreError;
 pub use events::{Event, EventRow, MAX_EVENTS};
+pub use images::ImageRow;
 pub use journal::{JournalRow, JournalState};
 pub use lease::{Holder, Lease, LeaseError};
 pub use migrations::SCHEMA_VERSION;
