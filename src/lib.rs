@@ -12,3 +12,4 @@ pub mod rootfs;
 pub mod runtime;
 pub mod spec;
 pub mod store;
+pub mod supervisor;

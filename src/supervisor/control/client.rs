@@ -1,0 +1,199 @@
+//! The client's side.
+
+use std::io;
+use std::path::PathBuf;
+
+use msb_protocol::{ExecRequest, FrameError, read_frame, write_message};
+use tokio::net::UnixStream;
+
+use super::socket::with_short_path;
+use super::{ControlReply, ControlRequest, DeniedReason, StatusEvent};
+use crate::home::Home;
+use crate::spec::SandboxSpec;
+use crate::store::{Store, StoreError};
+use crate::supervisor::settle;
+
+/// A way to the supervisor of one sandbox. Each request makes a connection of its own.
+#[derive(Clone, Debug)]
+pub struct ControlClient {
+    socket: PathBuf,
+}
+
+/// Why a supervisor did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No supervisor listens: the sandbox is not running.
+    #[error("the sandbox is not running")]
+    NotRunning,
+    /// The socket could not be reached.
+    #[error("{socket}: cannot reach the supervisor")]
+    Connect {
+        /// The control socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to the supervisor broke")]
+    Io(#[from] io::Error),
+    /// The supervisor answered something else.
+    #[error("the supervisor's answer makes no sense")]
+    Frame(#[from] FrameError),
+    /// The supervisor ended before it answered.
+    #[error("the supervisor ended before it answered")]
+    Gone,
+    /// The supervisor did not want to.
+    #[error(transparent)]
+    Denied(DeniedReason),
+    /// The row could not be read.
+    #[error("the sandbox's row cannot be read")]
+    Store(#[from] StoreError),
+    /// There is no such sandbox.
+    #[error("sandbox {0} does not exist")]
+    Unknown(String),
+}
+
+/// A stream of an exec session: `msb_protocol` frames of [`msb_protocol::ExecInput`] and data one
+/// way, of [`msb_protocol::ExecOutput`] and data the other. Dropping it kills the session.
+#[derive(Debug)]
+pub struct ExecSession {
+    /// The connection.
+    pub stream: UnixStream,
+}
+
+/// Changes of a status.
+#[derive(Debug)]
+pub struct Watch {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+}
+
+impl ControlClient {
+    /// The client of sandbox `id`. Connects nothing yet.
+    pub fn new(home: &Home, id: &str) -> Self {
+        Self { socket: home.socket(id) }
+    }
+
+    /// What the sandbox is doing.
+    pub async fn status(&self) -> Result<StatusEvent, ControlError> {
+        let mut stream = self.send(&ControlRequest::Status).await?;
+        match read_reply(&mut stream, &mut Vec::new()).await? {
+            ControlReply::Status(event) => Ok(*event),
+            ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
+            ControlReply::Accepted => Err(FrameError::Unexpected.into()),
+        }
+    }
+
+    /// The status and its changes.
+    pub async fn watch(&self) -> Result<Watch, ControlError> {
+        let stream = self.send(&ControlRequest::Watch).await?;
+        Ok(Watch { stream, buffer: Vec::new() })
+    }
+
+    /// Has the sandbox stopped in order; returns when that has begun. A second request may shorten
+    /// the time that is left, never lengthen it.
+    pub async fn stop(&self, grace_ms: Option<u64>) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::Stop { grace_ms }).await.map(drop)
+    }
+
+    /// Has the VM killed; returns when that has begun.
+    pub async fn kill(&self) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::Kill).await.map(drop)
+    }
+
+    /// Tells the supervisor of a spec that differs in fields that need no restart.
+    pub async fn update(&self, spec: SandboxSpec) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::Update(Box::new(spec))).await.map(drop)
+    }
+
+    /// Runs a command. What `request` leaves open (environment, working directory, user) is the
+    /// sandbox's; its environment is merged over the sandbox's.
+    pub async fn exec(&self, request: ExecRequest) -> Result<ExecSession, ControlError> {
+        let stream = self.ask(&ControlRequest::Exec(Box::new(request))).await?;
+        Ok(ExecSession { stream })
+    }
+
+    async fn ask(&self, request: &ControlRequest) -> Result<UnixStream, ControlError> {
+        let mut stream = self.send(request).await?;
+        match read_reply(&mut stream, &mut Vec::new()).await? {
+            ControlReply::Accepted => Ok(stream),
+            ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
+            ControlReply::Status(_) => Err(FrameError::Unexpected.into()),
+        }
+    }
+
+    async fn send(&self, request: &ControlRequest) -> Result<UnixStream, ControlError> {
+        let connected = with_short_path(&self.socket, |path| {
+            let stream = std::os::unix::net::UnixStream::connect(path)?;
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        });
+        let mut stream = connected.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning,
+            _ => ControlError::Connect { socket: self.socket.clone(), source },
+        })?;
+        write_message(&mut stream, request).await.map_err(gone)?;
+        Ok(stream)
+    }
+}
+
+impl Watch {
+    /// The next status; `None` when the supervisor has ended. Dropping the future may lose an
+    /// event.
+    pub async fn next(&mut self) -> Result<Option<StatusEvent>, ControlError> {
+        match read_frame(&mut self.stream, &mut self.buffer).await {
+            Ok(None) => Ok(None),
+            Ok(Some(frame)) => match frame.message()? {
+                ControlReply::Status(event) => Ok(Some(*event)),
+                ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
+                ControlReply::Accepted => Err(FrameError::Unexpected.into()),
+            },
+            Err(FrameError::Truncated) => Ok(None),
+            Err(FrameError::Io(e)) if e.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Waits until `done` says so of the status of sandbox `id`, or until its run has ended; the status
+/// then. Sees the end of a supervisor, however it ends, at once.
+pub async fn wait_until(
+    home: &Home,
+    id: &str,
+    mut done: impl FnMut(&StatusEvent) -> bool,
+) -> Result<StatusEvent, ControlError> {
+    match ControlClient::new(home, id).watch().await {
+        Ok(mut watch) => {
+            while let Some(event) = watch.next().await? {
+                if event.has_ended() || done(&event) {
+                    return Ok(event);
+                }
+            }
+        }
+        Err(ControlError::NotRunning | ControlError::Gone) => {}
+        Err(error) => return Err(error),
+    }
+    let store = Store::open_existing(home)?;
+    settle::settle_one(&store, id)?;
+    let row = store.sandbox_by_id(id)?.ok_or_else(|| ControlError::Unknown(id.to_owned()))?;
+    Ok(settle::as_event(&row))
+}
+
+async fn read_reply(
+    stream: &mut UnixStream,
+    buffer: &mut Vec<u8>,
+) -> Result<ControlReply, ControlError> {
+    match read_frame(stream, buffer).await {
+        Ok(Some(frame)) => Ok(frame.message()?),
+        Ok(None) | Err(FrameError::Truncated) => Err(ControlError::Gone),
+        Err(FrameError::Io(error)) => Err(gone(error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn gone(error: io::Error) -> ControlError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Gone,
+        _ => ControlError::Io(error),
+    }
+}

@@ -1,0 +1,22 @@
+//! The control socket: how others talk to a supervisor.
+//!
+//! A Unix socket, `run/ID.sock`, mode 0600 in a 0700 directory; the peer's user id is checked too.
+//! Frames are those of the agent protocol. A connection carries one request:
+//!
+//! ```text
+//! Status   → StatusEvent
+//! Watch    → StatusEvent, then one more for every change, until the run ends
+//! Stop     → Accepted, or Denied
+//! Kill     → Accepted, or Denied
+//! Update   → Accepted, or Denied
+//! Exec     → Accepted, then what the agent protocol says of an exec stream; or Denied
+//! ```
+//!
+//! A client that goes away ends its exec session. A client that reads slowly holds up nobody else.
+
+mod client;
+mod protocol;
+mod socket;
+
+pub use client::{ControlClient, ControlError, ExecSession, Watch, wait_until};
+pub use protocol::{ControlReply, ControlRequest, DeniedReason, StatusEvent};

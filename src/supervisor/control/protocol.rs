@@ -1,0 +1,91 @@
+//! The messages.
+
+use msb_protocol::ExecRequest;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{Health, SandboxSpec, Status};
+
+/// The first frame of a client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlRequest {
+    /// One status.
+    Status,
+    /// The status and every change of it.
+    Watch,
+    /// End the sandbox in order.
+    Stop {
+        /// Time between the stop signal and SIGKILL; default the spec's.
+        grace_ms: Option<u64>,
+    },
+    /// End the sandbox at once.
+    Kill,
+    /// The spec has changed in fields that need no restart.
+    Update(Box<SandboxSpec>),
+    /// Run a command. What it leaves open (environment, working directory, user) is the sandbox's;
+    /// its environment is merged over the sandbox's.
+    Exec(Box<ExecRequest>),
+}
+
+/// The first frame of the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlReply {
+    /// It is being done.
+    Accepted,
+    /// It is not done.
+    Denied(DeniedReason),
+    /// The status.
+    Status(Box<StatusEvent>),
+}
+
+/// Why a request was denied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum DeniedReason {
+    /// The guest has not booted yet.
+    #[error("the sandbox is still starting")]
+    NotReady,
+    /// It is being stopped, or has ended.
+    #[error("the sandbox is being stopped")]
+    Stopping,
+    /// The most exec sessions are open.
+    #[error("too many exec sessions are open in the sandbox")]
+    TooManySessions,
+    /// The most clients are connected.
+    #[error("too many clients are connected to the sandbox")]
+    TooManyClients,
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// What a sandbox is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusEvent {
+    /// Its id.
+    pub id: String,
+    /// The run.
+    pub run_id: String,
+    /// When this became so, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// What it is doing.
+    pub status: Status,
+    /// Outcome of the health check, where there is one.
+    pub health: Option<Health>,
+    /// Whether the workload (or, without one, the agent) has been running in this run.
+    pub started: bool,
+    /// Exit code of the workload, 128 + n for a signal.
+    pub exit_code: Option<i32>,
+    /// Why the run failed.
+    pub error: Option<String>,
+    /// The VM's process id.
+    pub vm_pid: Option<u32>,
+}
+
+impl StatusEvent {
+    /// Whether the run has ended: no further event follows.
+    pub fn has_ended(&self) -> bool {
+        !self.status.is_live()
+    }
+}

@@ -1,0 +1,20 @@
+//! Owns one microVM: boots it, serves it, watches it, stops it, and reports.
+//!
+//! One process for each running sandbox, started by [`launch`] in a session of its own, so that it
+//! survives the command that started it.
+#![allow(clippy::disallowed_methods, reason = "this module runs processes and keeps logs")]
+
+mod config;
+mod control;
+mod identity;
+mod launch;
+mod settle;
+
+pub use config::{DEFAULT_BOOT_TIMEOUT_MS, ImageDefaults, LaunchConfig, SandboxPaths};
+pub use control::{
+    ControlClient, ControlError, ControlReply, ControlRequest, DeniedReason, ExecSession,
+    StatusEvent, Watch, wait_until,
+};
+pub use identity::{boot_id, is_alive, kill, new_id, open as open_process, own, start_time};
+pub use launch::{LaunchError, Launched, launch};
+pub use settle::{as_event, interpret, is_live, settle};
