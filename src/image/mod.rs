@@ -3,10 +3,13 @@
 #![allow(dead_code, reason = "the transport follows")]
 
 mod auth;
+pub mod build;
 mod cache;
 mod config;
 mod digest;
+pub mod erofs;
 mod error;
+pub mod layer;
 mod limits;
 mod platform;
 mod progress;
