@@ -6,9 +6,20 @@
 
 mod config;
 mod control;
+mod health;
 mod identity;
 mod launch;
+mod link;
+pub mod logs;
+mod process;
+mod readable;
+mod record;
+mod requests;
+mod run;
+mod session;
 mod settle;
+mod state;
+mod workload;
 
 pub use config::{DEFAULT_BOOT_TIMEOUT_MS, ImageDefaults, LaunchConfig, SandboxPaths};
 pub use control::{
@@ -17,4 +28,6 @@ pub use control::{
 };
 pub use identity::{boot_id, is_alive, kill, new_id, open as open_process, own, start_time};
 pub use launch::{LaunchError, Launched, launch};
+pub use process::supervise;
 pub use settle::{as_event, interpret, is_live, settle};
+pub use workload::workload_argv;

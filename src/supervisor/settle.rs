@@ -87,6 +87,7 @@ pub fn as_event(row: &SandboxRow) -> StatusEvent {
             || matches!(row.status, Status::Running | Status::Draining),
         exit_code: row.exit_code,
         error: row.error.clone(),
+        probe_output: None,
         vm_pid: None,
     }
 }

@@ -11,7 +11,8 @@ use super::{ControlReply, ControlRequest, DeniedReason, StatusEvent};
 use crate::home::Home;
 use crate::spec::SandboxSpec;
 use crate::store::{Store, StoreError};
-use crate::supervisor::settle;
+use crate::supervisor::readable::readable;
+use crate::supervisor::{identity, settle};
 
 /// A way to the supervisor of one sandbox. Each request makes a connection of its own.
 #[derive(Clone, Debug)]
@@ -173,9 +174,23 @@ pub async fn wait_until(
         Err(ControlError::NotRunning | ControlError::Gone) => {}
         Err(error) => return Err(error),
     }
+    from_row(home, id).await
+}
+
+/// The status that the row of a sandbox tells whose supervisor does not listen.
+async fn from_row(home: &Home, id: &str) -> Result<StatusEvent, ControlError> {
+    let unknown = || ControlError::Unknown(id.to_owned());
     let store = Store::open_existing(home)?;
+    let row = store.sandbox_by_id(id)?.ok_or_else(unknown)?;
+    if row.status.is_live()
+        && let Some(run) = &row.run
+        && let Some(process) = identity::open(run)?
+    {
+        // Its socket has gone before it: it ends right now.
+        readable(process)?.readable().await?.retain_ready();
+    }
     settle::settle_one(&store, id)?;
-    let row = store.sandbox_by_id(id)?.ok_or_else(|| ControlError::Unknown(id.to_owned()))?;
+    let row = store.sandbox_by_id(id)?.ok_or_else(unknown)?;
     Ok(settle::as_event(&row))
 }
 

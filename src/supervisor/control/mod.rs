@@ -16,7 +16,9 @@
 
 mod client;
 mod protocol;
+mod server;
 mod socket;
 
 pub use client::{ControlClient, ControlError, ExecSession, Watch, wait_until};
 pub use protocol::{ControlReply, ControlRequest, DeniedReason, StatusEvent};
+pub(super) use server::{Asked, Clients, Granted, Socket, serve};

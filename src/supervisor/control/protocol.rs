@@ -79,6 +79,9 @@ pub struct StatusEvent {
     pub exit_code: Option<i32>,
     /// Why the run failed.
     pub error: Option<String>,
+    /// What the last probe that changed the health had to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_output: Option<String>,
     /// The VM's process id.
     pub vm_pid: Option<u32>,
 }

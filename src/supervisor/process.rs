@@ -1,0 +1,368 @@
+//! The body of `msb __supervise`: from the orders on a descriptor to the end of the run.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, flock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, filter::LevelFilter, reload};
+
+use super::control::{Clients, Socket, StatusEvent, serve};
+use super::launch::{Answer, Launched, Orders};
+use super::link::{attend, chain};
+use super::logs::LogWriter;
+use super::record::{Subject, record};
+use super::run::{Notice, Run, Sinks, Sources};
+use super::state::Input;
+use super::{LaunchConfig, SandboxPaths, identity, workload};
+use crate::home::Home;
+use crate::runtime::{self, Disk, DriverChoice, HostLinks, Vm, VmConfig, VmExit, VmLinks};
+use crate::spec::{LogLevel, Status};
+use crate::store::{Durability, Event, RunIdentity, StatusChange, Store, StoreError, now_ms};
+
+/// The longest orders, in bytes.
+const MAX_ORDERS: u64 = 16 << 20;
+/// The boot console is kept up to twice this, in bytes.
+const CONSOLE_MAX: u64 = 1 << 20;
+/// What is quoted of the console of a guest that failed, in bytes and lines.
+const CONSOLE_TAIL: u64 = 4 << 10;
+const CONSOLE_LINES: usize = 8;
+/// How long clients have to read their last status.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the console's last words are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long a thread that wrote to the store is kept for the next write.
+const KEEP_THREADS: Duration = Duration::from_millis(200);
+
+/// Runs the sandbox that the orders on standard input describe. The exit code says only whether
+/// the run began.
+pub fn supervise() -> ExitCode {
+    match begin() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // Standard error is the supervisor's log.
+            let _ = writeln!(io::stderr(), "{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn begin() -> Result<(), String> {
+    let channel = io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
+    let mut channel = UnixStream::from(channel);
+    let mut orders = Vec::new();
+    (&mut channel)
+        .take(MAX_ORDERS)
+        .read_to_end(&mut orders)
+        .map_err(|e| format!("only `msb` itself starts a supervisor: {e}"))?;
+    let orders: Orders =
+        serde_json::from_slice(&orders).map_err(|e| format!("the orders make no sense: {e}"))?;
+    detach(&channel).map_err(|e| format!("cannot set the process up: {e}"))?;
+    init_log(orders.config.spec.log_level);
+    let begun = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .thread_keep_alive(KEEP_THREADS)
+        .build();
+    let runtime = begun.map_err(|e| format!("cannot start: {e}"))?;
+    let ended = LocalSet::new().block_on(&runtime, run(orders, &channel));
+    if let Err(why) = &ended {
+        answer(&channel, &Answer::Refused(why.clone()));
+    }
+    // A write to the store that hangs must not keep the process.
+    runtime.shutdown_timeout(FAREWELL);
+    ended
+}
+
+/// Leaves the session of who started this, and what was inherited.
+fn detach(channel: &UnixStream) -> io::Result<()> {
+    // Fails when it leads a group already, which is as good.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let null = OpenOptions::new().read(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    drop(null);
+    let inherited: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2 && *fd != channel.as_raw_fd())
+        .collect();
+    for fd in inherited {
+        // The listing's own is among them, and closed already.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
+}
+
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+
+fn init_log(level: LogLevel) {
+    let (filter, handle) = reload::Layer::new(level_filter(level));
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
+    if tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok() {
+        let _ = LEVEL.set(handle);
+    }
+}
+
+/// Changes the verbosity of the log.
+pub(super) fn set_log_level(level: LogLevel) {
+    if let Some(handle) = LEVEL.get() {
+        let _ = handle.reload(level_filter(level));
+    }
+}
+
+fn level_filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+fn answer(mut channel: &UnixStream, answer: &Answer) {
+    if let Ok(text) = serde_json::to_vec(answer) {
+        let _ = channel.write_all(&text);
+    }
+    let _ = channel.shutdown(std::net::Shutdown::Both);
+}
+
+async fn run(orders: Orders, channel: &UnixStream) -> Result<(), String> {
+    let Orders { home, config } = orders;
+    let home = Home::at(home);
+    let paths = SandboxPaths::new(&home, &config.id);
+    let _locks = lock(&paths, &config)?;
+    let driver = driver(&home, &config)?;
+    let socket = home.socket(&config.id);
+    let socket =
+        Socket::bind(&socket).map_err(|e| format!("{}: cannot listen: {e}", socket.display()))?;
+    let identity = identity::new_run_id()
+        .and_then(identity::own)
+        .map_err(|e| format!("cannot tell who this process is: {e}"))?;
+    begin_run(&home, &config, &identity).map_err(|e| chain(&e))?;
+    let started = start_vm(&*driver, &config, &identity.run_id);
+    let (vm, links) = match started {
+        Ok(started) => started,
+        Err(why) => {
+            let why = format!("cannot start the VM: {why}");
+            give_up(&home, &config, &identity, &why);
+            return Err(why);
+        }
+    };
+    tracing::info!(run = identity.run_id, vm = vm.pid(), driver = driver.name(), "started");
+    for layer in &vm.jail().layers {
+        if let Some(why) = &layer.unavailable {
+            tracing::warn!(layer = layer.layer, why, "a layer of the jail does not hold");
+        }
+    }
+    let launched = Launched { pid: identity.pid, run_id: identity.run_id.clone() };
+    let begun = || answer(channel, &Answer::Listening(launched));
+    attend_run(home, config, paths, identity, Arc::from(vm), links, socket, begun).await
+}
+
+#[allow(clippy::too_many_arguments, reason = "what was set up, once, by its only caller")]
+async fn attend_run(
+    home: Home,
+    config: LaunchConfig,
+    paths: SandboxPaths,
+    identity: RunIdentity,
+    vm: Arc<dyn Vm>,
+    links: HostLinks,
+    socket: Socket,
+    begun: impl FnOnce(),
+) -> Result<(), String> {
+    let (notices_in, notices) = mpsc::channel(16);
+    let (asked_in, asked) = mpsc::channel(16);
+    let (health_in, health) = mpsc::channel(16);
+    let (link, commands) = mpsc::channel(4);
+    let (changes, changed) = mpsc::unbounded_channel();
+    let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let console = tokio::task::spawn_local({
+        let path = paths.console_log();
+        async move { runtime::record_console(links.console, &path, CONSOLE_MAX).await }
+    });
+    let boot = workload::boot_config(&config);
+    tokio::task::spawn_local(attend(links.agent, boot, commands, notices_in.clone()));
+    tokio::task::spawn_local(watch_vm(vm.clone(), notices_in.clone()));
+    let subject =
+        Arc::new(Subject { home, project: config.project.clone(), name: config.name.to_string() });
+    let sinks = Sinks { link, notices: notices_in, health: health_in, changes };
+    let log = LogWriter::new(&paths.logs());
+    let run = Run::new(config, identity, vm, log, sinks);
+    let (watchers, status) = watch::channel(run.event());
+    let recorder = tokio::task::spawn_local(record(subject, changed, watchers));
+    let clients = Clients::default();
+    let serving = tokio::task::spawn_local(serve(socket, clients.clone(), asked_in, status));
+    begun();
+    let (mut last, sinks) = run.until_the_end(Sources { notices, asked, health, terminate }).await;
+    let _ = tokio::time::timeout(LAST_WORDS, console).await;
+    quote_console(&mut last, &paths.console_log());
+    tracing::info!(status = %last.status, exit_code = last.exit_code, error = last.error, "ended");
+    let _ = sinks.changes.send(last);
+    drop(sinks);
+    // Whoever hears of the end finds it in the row; then the socket goes, then the clients.
+    let _ = recorder.await;
+    serving.abort();
+    let _ = serving.await;
+    clients.finish(FAREWELL).await;
+    Ok(())
+}
+
+/// Two supervisors never share a sandbox or its disk.
+fn lock(paths: &SandboxPaths, config: &LaunchConfig) -> Result<Vec<File>, String> {
+    let logs = paths.logs();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&logs)
+        .map_err(|e| format!("{}: cannot be made: {e}", logs.display()))?;
+    let own = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(paths.lock())
+        .map_err(|e| format!("{}: cannot be made: {e}", paths.lock().display()))?;
+    let mut locks = vec![(own, paths.lock())];
+    if let Some(upper) = &config.upper {
+        let disk =
+            File::open(upper).map_err(|e| format!("{}: cannot open: {e}", upper.display()))?;
+        locks.push((disk, upper.clone()));
+    }
+    for (file, path) in &locks {
+        flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+            rustix::io::Errno::WOULDBLOCK => {
+                format!("{}: another supervisor runs this sandbox", path.display())
+            }
+            errno => format!("{}: cannot lock: {errno}", path.display()),
+        })?;
+    }
+    Ok(locks.into_iter().map(|(file, _)| file).collect())
+}
+
+fn driver(home: &Home, config: &LaunchConfig) -> Result<Box<dyn runtime::Driver>, String> {
+    let choice: DriverChoice = config.driver.parse().map_err(|e| chain(&e))?;
+    runtime::driver(choice, home).map_err(|unavailable| unavailable.to_string())
+}
+
+fn begin_run(home: &Home, config: &LaunchConfig, run: &RunIdentity) -> Result<(), StoreError> {
+    // Lost by a power cut is as good as ended by it.
+    Store::open_existing(home)?.write(Durability::Relaxed, |w| {
+        w.begin_run(&config.id, run)?;
+        w.add_event(&Event {
+            project: &config.project,
+            sandbox: Some(config.name.as_str()),
+            sandbox_id: Some(&config.id),
+            kind: Status::Starting.as_str(),
+            detail: None,
+        })?;
+        Ok(())
+    })
+}
+
+fn give_up(home: &Home, config: &LaunchConfig, run: &RunIdentity, why: &str) {
+    let change = StatusChange {
+        status: Status::Crashed,
+        health: None,
+        exit_code: None,
+        finished_ms: Some(now_ms()),
+        error: Some(why.to_owned()),
+    };
+    let written = Store::open_existing(home).and_then(|store| {
+        store.write(Durability::Relaxed, |w| w.set_status(&config.id, &run.run_id, &change))
+    });
+    if let Err(error) = written {
+        tracing::error!(error = chain(&error), "status not recorded");
+    }
+}
+
+fn start_vm(
+    driver: &dyn runtime::Driver,
+    config: &LaunchConfig,
+    run_id: &str,
+) -> Result<(Box<dyn Vm>, HostLinks), String> {
+    let disk = |serial: &str, path: &Option<std::path::PathBuf>, readonly| {
+        path.iter()
+            .map(move |path| Disk { serial: serial.to_owned(), path: path.clone(), readonly })
+            .next()
+    };
+    let disks = [
+        disk(workload::BOOT_SERIAL, &config.boot_disk, true),
+        disk(workload::IMAGE_SERIAL, &config.image_file, true),
+        disk(workload::UPPER_SERIAL, &config.upper, false),
+    ];
+    let vm = VmConfig {
+        run_id: run_id.to_owned(),
+        kernel: config.kernel.clone(),
+        vcpus: config.spec.cpus,
+        memory_mib: config.spec.memory.mib(),
+        disks: disks.into_iter().flatten().collect(),
+    };
+    let (theirs, ours) = VmLinks::pair().map_err(|e| e.to_string())?;
+    // On this thread, which lives as long as the process: the VM dies with the thread.
+    let command = play_agent(driver.command(&vm), config);
+    let vm = driver.spawn(command, theirs).map_err(|e| chain(&e))?;
+    Ok((vm, ours))
+}
+
+/// Tests put a program of their own in the place of the `local` driver's agent.
+#[cfg(feature = "test-support")]
+fn play_agent(mut command: runtime::VmCommand, config: &LaunchConfig) -> runtime::VmCommand {
+    if let (Some(agent), "local") = (&config.local_agent, config.driver.as_str()) {
+        command.program.clone_from(agent);
+    }
+    command
+}
+
+#[cfg(not(feature = "test-support"))]
+fn play_agent(command: runtime::VmCommand, _: &LaunchConfig) -> runtime::VmCommand {
+    command
+}
+
+async fn watch_vm(vm: Arc<dyn Vm>, notices: mpsc::Sender<Notice>) {
+    let exit = match vm.wait().await {
+        Ok(exit) => exit,
+        Err(error) => {
+            tracing::error!(%error, "cannot wait for the VM");
+            let _ = vm.kill();
+            VmExit::Code(-1)
+        }
+    };
+    let _ = notices.send(Notice::Input(Input::VmEnded(exit))).await;
+}
+
+/// A guest that did not come up says why on its console.
+fn quote_console(last: &mut StatusEvent, path: &Path) {
+    if last.status != Status::Crashed || last.started {
+        return;
+    }
+    let lines = console_tail(path).unwrap_or_default();
+    if let (Some(error), false) = (&mut last.error, lines.is_empty()) {
+        error.push_str("; the console ends with:\n");
+        error.push_str(&lines);
+    }
+}
+
+fn console_tail(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(CONSOLE_TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(CONSOLE_TAIL).read_to_end(&mut bytes)?;
+    let text: String =
+        String::from_utf8_lossy(&bytes).chars().filter(|c| *c == '\n' || !c.is_control()).collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    Ok(lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n"))
+}

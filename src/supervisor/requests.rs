@@ -1,0 +1,133 @@
+//! Which requests of clients are granted: a pure function of the phase and the load.
+
+use super::control::{ControlRequest, DeniedReason};
+use super::state::Phase;
+
+/// Exec sessions at a time; the rest of the agent's streams is for the supervisor.
+pub(super) const MAX_SESSIONS: usize = 128;
+/// The most arguments and environment entries of an exec request.
+const MAX_WORDS: usize = 64 << 10;
+
+/// Whether `request` may be carried out while the run is in `phase` and `sessions` exec sessions
+/// are open.
+pub(super) fn decide(
+    phase: Phase,
+    sessions: usize,
+    request: &ControlRequest,
+) -> Result<(), DeniedReason> {
+    match (request, phase) {
+        (ControlRequest::Status | ControlRequest::Watch, _) => Ok(()),
+        (_, Phase::Ended) => Err(DeniedReason::Stopping),
+        (ControlRequest::Stop { .. } | ControlRequest::Kill | ControlRequest::Update(_), _) => {
+            Ok(())
+        }
+        (ControlRequest::Exec(_), Phase::Booting) => Err(DeniedReason::NotReady),
+        (ControlRequest::Exec(exec), Phase::Running) => {
+            if exec.argv.is_empty() {
+                Err(DeniedReason::Invalid("no command".into()))
+            } else if exec.argv.len() + exec.env.len() > MAX_WORDS {
+                Err(DeniedReason::Invalid("the command line is too long".into()))
+            } else if sessions >= MAX_SESSIONS {
+                Err(DeniedReason::TooManySessions)
+            } else {
+                Ok(())
+            }
+        }
+        (
+            ControlRequest::Exec(_),
+            Phase::Stopping | Phase::ShuttingDown | Phase::Leaving | Phase::Dying,
+        ) => Err(DeniedReason::Stopping),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use msb_protocol::ExecRequest;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PHASES: [Phase; 7] = [
+        Phase::Booting,
+        Phase::Running,
+        Phase::Stopping,
+        Phase::ShuttingDown,
+        Phase::Leaving,
+        Phase::Dying,
+        Phase::Ended,
+    ];
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Phase(usize),
+        Exec(u8),
+        EndSession(usize),
+        Stop,
+        Kill,
+        Look,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            1 => (0..PHASES.len()).prop_map(Event::Phase),
+            8 => (0_u8..3).prop_map(Event::Exec),
+            2 => any::<usize>().prop_map(Event::EndSession),
+            1 => Just(Event::Stop),
+            1 => Just(Event::Kill),
+            1 => Just(Event::Look),
+        ]
+    }
+
+    proptest! {
+        /// Against a model that keeps the sessions themselves: phases only move on, sessions are
+        /// granted in one phase, never beyond the limit; queries always; nothing after the end.
+        #[test]
+        fn grants_what_the_model_grants(events in prop::collection::vec(event(), 0..400)) {
+            let mut phase = 0;
+            let mut open: BTreeSet<u32> = BTreeSet::new();
+            let mut next = 0;
+            for event in events {
+                match event {
+                    Event::Phase(to) => {
+                        phase = phase.max(to.min(phase + 1));
+                        if PHASES[phase] == Phase::Ended {
+                            open.clear();
+                        }
+                    }
+                    Event::EndSession(which) => {
+                        let id = open.iter().nth(which % open.len().max(1)).copied();
+                        open.retain(|session| Some(*session) != id);
+                    }
+                    Event::Exec(words) => {
+                        let argv = vec!["x".to_owned(); words.into()];
+                        let exec = ExecRequest { argv, ..ExecRequest::default() };
+                        let request = ControlRequest::Exec(Box::new(exec));
+                        let granted = decide(PHASES[phase], open.len(), &request).is_ok();
+                        let expected = PHASES[phase] == Phase::Running
+                            && words > 0
+                            && open.len() < MAX_SESSIONS;
+                        prop_assert_eq!(granted, expected);
+                        if granted {
+                            open.insert(next);
+                            next += 1;
+                        }
+                    }
+                    Event::Stop | Event::Kill => {
+                        let request = match event {
+                            Event::Kill => ControlRequest::Kill,
+                            _ => ControlRequest::Stop { grace_ms: None },
+                        };
+                        let granted = decide(PHASES[phase], open.len(), &request).is_ok();
+                        prop_assert_eq!(granted, PHASES[phase] != Phase::Ended);
+                    }
+                    Event::Look => {
+                        prop_assert!(decide(PHASES[phase], open.len(), &ControlRequest::Watch).is_ok());
+                    }
+                }
+                prop_assert!(open.len() <= MAX_SESSIONS);
+            }
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The run: the one task that owns the VM.
+//!
+//! ```text
+//!  link ──────┐ Notice                       ┌─▶ VM: kill
+//!  workload ──┤                              ├─▶ link: shut down
+//!  VM's end ──┼─▶ Run ── StateDriver ─Effect─┼─▶ workload: start, signal
+//!  health ────┤                              ├─▶ health: begin, end
+//!  clients ───┤ Asked                        └─▶ recorder ─▶ store, then watchers
+//!  one timer ─┘
+//! ```
+//!
+//! When nothing happens nothing runs: there is a timer only in phases that have a time limit, and
+//! between probes.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use msb_protocol::ControlInput;
+use msb_protocol::mux::Opener;
+use tokio::signal::unix::Signal;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::control::{Asked, ControlRequest, DeniedReason, Granted, StatusEvent};
+use super::health::{self, HealthChange};
+use super::logs::LogWriter;
+use super::requests::{self, MAX_SESSIONS};
+use super::state::{Effect, Input, StateDriver};
+use super::{LaunchConfig, session, workload};
+use crate::runtime::Vm;
+use crate::spec::{Health, Millis};
+use crate::store::{RunIdentity, now_ms};
+
+/// What the tasks around the run tell it.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// For the state machine.
+    Input(Input),
+    /// The guest is set up; streams can be opened.
+    Ready(Opener),
+}
+
+/// Where the run hears from.
+#[derive(Debug)]
+pub(super) struct Sources {
+    pub(super) notices: mpsc::Receiver<Notice>,
+    pub(super) asked: mpsc::Receiver<Asked>,
+    pub(super) health: mpsc::Receiver<HealthChange>,
+    pub(super) terminate: Signal,
+}
+
+/// The run.
+#[derive(Debug)]
+pub(super) struct Run {
+    config: LaunchConfig,
+    identity: RunIdentity,
+    state: StateDriver,
+    vm: Arc<dyn Vm>,
+    log: Rc<RefCell<LogWriter>>,
+    sinks: Sinks,
+    opener: Option<Opener>,
+    signals: Option<mpsc::Sender<i32>>,
+    health: Option<Health>,
+    probe_output: Option<String>,
+    health_task: Option<AbortHandle>,
+    sessions: Arc<Semaphore>,
+    deadline: Option<Instant>,
+    ended: bool,
+}
+
+/// Where the run speaks to.
+#[derive(Debug)]
+pub(super) struct Sinks {
+    pub(super) link: mpsc::Sender<ControlInput>,
+    pub(super) notices: mpsc::Sender<Notice>,
+    pub(super) health: mpsc::Sender<HealthChange>,
+    pub(super) changes: mpsc::UnboundedSender<StatusEvent>,
+}
+
+impl Run {
+    /// A run whose VM has been started.
+    pub(super) fn new(
+        config: LaunchConfig,
+        identity: RunIdentity,
+        vm: Arc<dyn Vm>,
+        log: LogWriter,
+        sinks: Sinks,
+    ) -> Self {
+        let has_workload = !workload::workload_argv(&config.spec, &config.image).is_empty();
+        let timeout = Duration::from_millis(config.boot_timeout_ms);
+        let (state, effects) = StateDriver::new(has_workload, timeout);
+        let mut run = Self {
+            health: config.spec.healthcheck.as_ref().map(|_| Health::Starting),
+            config,
+            identity,
+            state,
+            vm,
+            log: Rc::new(RefCell::new(log)),
+            sinks,
+            opener: None,
+            signals: None,
+            probe_output: None,
+            health_task: None,
+            sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
+            deadline: None,
+            ended: false,
+        };
+        run.apply(effects);
+        run
+    }
+
+    /// The status as it is.
+    pub(super) fn event(&self) -> StatusEvent {
+        StatusEvent {
+            id: self.config.id.clone(),
+            run_id: self.identity.run_id.clone(),
+            at_ms: now_ms(),
+            status: self.state.status(),
+            health: self.health,
+            started: self.state.started(),
+            exit_code: self.state.exit_code(),
+            error: self.state.error().map(str::to_owned),
+            probe_output: self.probe_output.clone(),
+            vm_pid: Some(self.vm.pid()),
+        }
+    }
+
+    /// Runs until the VM has ended; the last status, which has not been told.
+    pub(super) async fn until_the_end(mut self, mut sources: Sources) -> (StatusEvent, Sinks) {
+        while !self.ended {
+            let timer = async {
+                match self.deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = timer => {
+                    self.deadline = None;
+                    self.take(Input::TimeUp);
+                }
+                Some(notice) = sources.notices.recv() => match notice {
+                    Notice::Input(input) => self.take(input),
+                    Notice::Ready(opener) => {
+                        self.opener = Some(opener);
+                        self.take(Input::Booted);
+                    }
+                },
+                Some(asked) = sources.asked.recv() => {
+                    let answer = self.decide(asked.request);
+                    let _ = asked.answer.send(answer);
+                }
+                Some(change) = sources.health.recv() => {
+                    if self.health_task.is_some() {
+                        self.health = Some(change.health);
+                        self.probe_output = Some(change.output);
+                        self.publish();
+                    }
+                }
+                _ = sources.terminate.recv() => {
+                    let grace = self.config.spec.stop_grace_period.duration();
+                    self.take(Input::Stop(grace));
+                }
+            }
+        }
+        (self.event(), self.sinks)
+    }
+
+    fn take(&mut self, input: Input) {
+        tracing::debug!(?input, phase = ?self.state.phase());
+        let effects = self.state.step(input);
+        self.apply(effects);
+    }
+
+    fn apply(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            tracing::debug!(?effect);
+            match effect {
+                Effect::StartWorkload => self.start_workload(),
+                Effect::StartHealth => self.start_health(),
+                Effect::StopHealth => self.stop_health(),
+                Effect::SignalWorkload => {
+                    let signal = workload::stop_signal(&self.config.spec, &self.config.image);
+                    self.signal(signal.number());
+                }
+                Effect::KillWorkload => self.signal(crate::spec::Signal::KILL.number()),
+                Effect::Shutdown(grace) => {
+                    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+                    // The queue is empty: only this is ever sent, once.
+                    let _ = self.sinks.link.try_send(ControlInput::Shutdown { grace_ms });
+                }
+                Effect::KillVm => {
+                    if let Err(error) = self.vm.kill() {
+                        tracing::error!(%error, "cannot kill the VM");
+                    }
+                }
+                Effect::Arm(time) => self.deadline = deadline(time),
+                Effect::Shorten(time) => {
+                    self.deadline = [self.deadline, deadline(time)].into_iter().flatten().min();
+                }
+                Effect::Publish => self.publish(),
+                Effect::End => self.ended = true,
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let event = self.event();
+        // The last one is told by the caller, when what belongs to it is known.
+        if !event.has_ended() {
+            let _ = self.sinks.changes.send(event);
+        }
+    }
+
+    fn start_workload(&mut self) {
+        let Some(opener) = self.opener.clone() else { return };
+        let Some(request) = workload::workload(&self.config.spec, &self.config.image) else {
+            return;
+        };
+        let (sender, signals) = mpsc::channel(16);
+        self.signals = Some(sender);
+        let notices = self.sinks.notices.clone();
+        tokio::task::spawn_local(session::run(opener, request, self.log.clone(), signals, notices));
+    }
+
+    fn signal(&self, signal: i32) {
+        if let Some(signals) = &self.signals {
+            let _ = signals.try_send(signal);
+        }
+    }
+
+    fn start_health(&mut self) {
+        self.stop_health();
+        let (Some(opener), Some(check)) = (self.opener.clone(), &self.config.spec.healthcheck)
+        else {
+            return;
+        };
+        match workload::probe(&self.config.spec, &self.config.image, check) {
+            Some(request) => {
+                let changes = self.sinks.health.clone();
+                let watch = health::watch(opener, request, check.clone(), changes);
+                self.health_task = Some(tokio::task::spawn_local(watch).abort_handle());
+            }
+            None => tracing::warn!("this kind of health check is not carried out"),
+        }
+    }
+
+    fn stop_health(&mut self) {
+        if let Some(task) = self.health_task.take() {
+            task.abort();
+        }
+    }
+
+    fn decide(&mut self, request: ControlRequest) -> Result<Granted, DeniedReason> {
+        let sessions = MAX_SESSIONS - self.sessions.available_permits();
+        requests::decide(self.state.phase(), sessions, &request)?;
+        match request {
+            ControlRequest::Status | ControlRequest::Watch => {}
+            ControlRequest::Stop { grace_ms } => {
+                let grace = grace_ms.map_or(self.config.spec.stop_grace_period, Millis::from_ms);
+                self.take(Input::Stop(grace.duration()));
+            }
+            ControlRequest::Kill => self.take(Input::Kill),
+            ControlRequest::Update(spec) => self.update(*spec),
+            ControlRequest::Exec(request) => {
+                let opener = self.opener.clone().ok_or(DeniedReason::NotReady)?;
+                let permit = self.sessions.clone().try_acquire_owned();
+                let permit = permit.map_err(|_| DeniedReason::TooManySessions)?;
+                let request = workload::complete(&self.config.spec, &self.config.image, *request);
+                return Ok(Granted::Exec(opener, Box::new(request), permit));
+            }
+        }
+        Ok(Granted::Done)
+    }
+
+    fn update(&mut self, spec: crate::spec::SandboxSpec) {
+        let probes = self.health_task.is_some() || self.config.spec.healthcheck.is_none();
+        let changed = spec.healthcheck != self.config.spec.healthcheck;
+        super::process::set_log_level(spec.log_level);
+        self.config.spec = spec;
+        if changed && probes && self.state.started() {
+            self.health = self.config.spec.healthcheck.as_ref().map(|_| Health::Starting);
+            self.probe_output = None;
+            self.stop_health();
+            if self.state.phase() == super::state::Phase::Running {
+                self.start_health();
+            }
+            self.publish();
+        }
+    }
+}
+
+fn deadline(time: Duration) -> Option<Instant> {
+    Instant::now().checked_add(time)
+}

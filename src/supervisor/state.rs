@@ -1,0 +1,545 @@
+//! The life of one run, as a state machine without input or output.
+//!
+//! ```text
+//!            Booted, no workload ┌──────────────────────────────────────────┐
+//!  Booting ──────Booted──────▶ Running ──Stop──▶ Stopping ──workload ended──▶ ShuttingDown
+//!     │ Stop: then Booted leads   │  workload ended  │ grace: SIGKILL           │ Bye
+//!     │ to ShuttingDown           └──────────────────┼────────▶ ShuttingDown    ▼
+//!     │                                              │                       Leaving
+//!     │ BootFailed, time up                          │ time up                  │
+//!     └──────────▶ Dying ◀───────────────────────────┴──── Kill, link lost ─────┤
+//!                    └───────────────── VM ended ──────────▶ Ended ◀────────────┘
+//! ```
+//!
+//! The end of the VM ends the run from every phase. It is `stopped` after a `Bye` or when this side
+//! killed the VM on request, else `crashed`. Each phase but `Running` has a time limit, so that a
+//! stop always ends.
+
+use std::time::Duration;
+
+use msb_protocol::{ExecFailure, ExitStatus};
+
+use crate::runtime::VmExit;
+use crate::spec::Status;
+
+/// After SIGKILL, how long the agent may take to say that the workload has ended.
+const REAP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the rest of the guest's processes have between SIGTERM and SIGKILL.
+const REST_GRACE: Duration = Duration::from_secs(1);
+/// How long the guest may take to sync and unmount, beyond that.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the VM may take to end after `Bye`.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// When the link breaks, the VM has usually ended: how long to wait to learn how.
+const LINK_TIMEOUT: Duration = Duration::from_millis(500);
+/// The exit code of a workload that was killed.
+const KILLED: i32 = 128 + 9;
+
+/// What happens to a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// The guest is set up.
+    Booted,
+    /// It could not be.
+    BootFailed(String),
+    /// The workload runs.
+    WorkloadStarted,
+    /// The workload does not run any more.
+    WorkloadEnded(WorkloadEnd),
+    /// Someone wants it to end in order.
+    Stop(Duration),
+    /// Someone wants it to end at once.
+    Kill,
+    /// The guest has stopped everything.
+    Bye,
+    /// The agent does not answer any more.
+    LinkLost(String),
+    /// The VM has ended.
+    VmEnded(VmExit),
+    /// The armed timer has run out.
+    TimeUp,
+}
+
+/// How a workload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum WorkloadEnd {
+    /// By itself or by a signal.
+    Exited(ExitStatus),
+    /// It did not start.
+    Failed(ExecFailure),
+    /// The agent did not say.
+    Lost(String),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Start the workload.
+    StartWorkload,
+    /// Begin the health check.
+    StartHealth,
+    /// End the health check.
+    StopHealth,
+    /// Send the workload its stop signal.
+    SignalWorkload,
+    /// Send the workload SIGKILL.
+    KillWorkload,
+    /// Have the agent shut the guest down.
+    Shutdown(Duration),
+    /// Kill the VM.
+    KillVm,
+    /// Set the one timer; `Duration::MAX` clears it.
+    Arm(Duration),
+    /// Set the timer, unless it runs out earlier anyway.
+    Shorten(Duration),
+    /// The status is another.
+    Publish,
+    /// The run has ended.
+    End,
+}
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Booting,
+    Running,
+    Stopping,
+    ShuttingDown,
+    Leaving,
+    Dying,
+    Ended,
+}
+
+/// The state of a run.
+#[derive(Clone, Debug)]
+pub(super) struct StateDriver {
+    phase: Phase,
+    has_workload: bool,
+    /// The workload was started and has not ended.
+    workload_runs: bool,
+    /// In `Booting`: it is to end as soon as it can.
+    stop_wanted: bool,
+    /// In `Stopping`: SIGKILL has been sent.
+    kill_sent: bool,
+    /// In `Dying`: it was wanted, so the end is no crash.
+    wanted: bool,
+    /// In `Dying`: the link broke, and the VM has not been killed.
+    link_lost: bool,
+    started: bool,
+    exit_code: Option<i32>,
+    error: Option<String>,
+    outcome: Status,
+}
+
+impl StateDriver {
+    /// A run that boots, and what is to be done first.
+    pub(super) fn new(has_workload: bool, boot_timeout: Duration) -> (Self, Vec<Effect>) {
+        let state = Self {
+            phase: Phase::Booting,
+            has_workload,
+            workload_runs: false,
+            stop_wanted: false,
+            kill_sent: false,
+            wanted: false,
+            link_lost: false,
+            started: false,
+            exit_code: None,
+            error: None,
+            outcome: Status::Crashed,
+        };
+        (state, vec![Effect::Arm(boot_timeout)])
+    }
+
+    /// Where it is.
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether the workload (or the agent, without one) has run.
+    pub(super) fn started(&self) -> bool {
+        self.started
+    }
+
+    /// The workload's exit code.
+    pub(super) fn exit_code(&self) -> Option<i32> {
+        self.exit_code
+    }
+
+    /// What went wrong.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// The status to tell others.
+    pub(super) fn status(&self) -> Status {
+        match self.phase {
+            Phase::Booting => Status::Starting,
+            Phase::Running if self.started => Status::Running,
+            Phase::Running => Status::Starting,
+            Phase::Stopping | Phase::ShuttingDown | Phase::Leaving | Phase::Dying => {
+                Status::Draining
+            }
+            Phase::Ended => self.outcome,
+        }
+    }
+
+    /// Takes `input` in; what is to be done.
+    pub(super) fn step(&mut self, input: Input) -> Vec<Effect> {
+        if self.phase == Phase::Ended {
+            return Vec::new();
+        }
+        match input {
+            Input::VmEnded(exit) => self.vm_ended(exit),
+            Input::Kill => self.kill(),
+            Input::Stop(grace) => self.stop(grace),
+            Input::Booted => self.booted(),
+            Input::BootFailed(why) => match self.phase {
+                Phase::Booting => self.die(format!("the guest could not be set up: {why}")),
+                _ => self.die("the agent broke the protocol".into()),
+            },
+            Input::WorkloadStarted => self.workload_started(),
+            Input::WorkloadEnded(end) => self.workload_ended(end),
+            Input::Bye => match self.phase {
+                Phase::Dying | Phase::Leaving => Vec::new(),
+                _ => {
+                    self.enter(Phase::Leaving, vec![Effect::StopHealth, Effect::Arm(LEAVE_TIMEOUT)])
+                }
+            },
+            Input::LinkLost(why) => match self.phase {
+                Phase::Dying | Phase::Leaving => Vec::new(),
+                _ => {
+                    self.error.get_or_insert(format!("the link to the guest broke: {why}"));
+                    self.link_lost = true;
+                    self.enter(Phase::Dying, vec![Effect::StopHealth, Effect::Arm(LINK_TIMEOUT)])
+                }
+            },
+            Input::TimeUp => self.time_up(),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, mut effects: Vec<Effect>) -> Vec<Effect> {
+        self.phase = phase;
+        effects.push(Effect::Publish);
+        effects
+    }
+
+    fn booted(&mut self) -> Vec<Effect> {
+        if self.phase != Phase::Booting {
+            return match self.phase {
+                Phase::Dying => Vec::new(),
+                _ => self.die("the agent broke the protocol".into()),
+            };
+        }
+        if self.stop_wanted {
+            return self.shut_down();
+        }
+        if self.has_workload {
+            self.phase = Phase::Running;
+            self.workload_runs = true;
+            // The agent answers at once, one way or the other.
+            return vec![Effect::StartWorkload, Effect::Arm(SHUTDOWN_TIMEOUT)];
+        }
+        self.started = true;
+        self.enter(Phase::Running, vec![Effect::Arm(Duration::MAX), Effect::StartHealth])
+    }
+
+    fn workload_started(&mut self) -> Vec<Effect> {
+        let first = !std::mem::replace(&mut self.started, true);
+        match self.phase {
+            Phase::Running if first => {
+                vec![Effect::Arm(Duration::MAX), Effect::StartHealth, Effect::Publish]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn workload_ended(&mut self, end: WorkloadEnd) -> Vec<Effect> {
+        if !std::mem::replace(&mut self.workload_runs, false) {
+            return Vec::new();
+        }
+        match end {
+            WorkloadEnd::Exited(status) => {
+                // Codes come from the guest: what a shell could report, nothing else.
+                self.exit_code = Some(status.code().clamp(0, 255));
+            }
+            WorkloadEnd::Failed(failure) => {
+                self.exit_code = Some(failure.code());
+                self.error = Some(format!("the workload could not be started: {failure}"));
+            }
+            WorkloadEnd::Lost(why) => {
+                return match self.phase {
+                    // Ended by the same cause, which is told on its own.
+                    Phase::Dying | Phase::Leaving | Phase::ShuttingDown => Vec::new(),
+                    _ => self.die(format!("the workload's session broke: {why}")),
+                };
+            }
+        }
+        match self.phase {
+            Phase::Running | Phase::Stopping => self.shut_down(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn shut_down(&mut self) -> Vec<Effect> {
+        let effects = vec![
+            Effect::StopHealth,
+            Effect::Shutdown(REST_GRACE),
+            Effect::Arm(REST_GRACE + SHUTDOWN_TIMEOUT),
+        ];
+        self.enter(Phase::ShuttingDown, effects)
+    }
+
+    fn stop(&mut self, grace: Duration) -> Vec<Effect> {
+        match self.phase {
+            Phase::Booting => {
+                self.stop_wanted = true;
+                vec![Effect::Shorten(grace)]
+            }
+            Phase::Running if self.workload_runs => {
+                let effects = vec![Effect::StopHealth, Effect::SignalWorkload, Effect::Arm(grace)];
+                self.enter(Phase::Stopping, effects)
+            }
+            Phase::Running => self.shut_down(),
+            Phase::Stopping if !self.kill_sent => vec![Effect::Shorten(grace)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn kill(&mut self) -> Vec<Effect> {
+        self.wanted = true;
+        match self.phase {
+            Phase::Dying => vec![Effect::KillVm],
+            _ => self.enter(
+                Phase::Dying,
+                vec![Effect::StopHealth, Effect::KillVm, Effect::Arm(Duration::MAX)],
+            ),
+        }
+    }
+
+    fn die(&mut self, why: String) -> Vec<Effect> {
+        self.error.get_or_insert(why);
+        self.enter(
+            Phase::Dying,
+            vec![Effect::StopHealth, Effect::KillVm, Effect::Arm(Duration::MAX)],
+        )
+    }
+
+    fn time_up(&mut self) -> Vec<Effect> {
+        match self.phase {
+            Phase::Booting if self.stop_wanted => self.kill(),
+            Phase::Booting => self.die("the guest did not boot in time".into()),
+            Phase::Running => self.die("the agent did not start the workload in time".into()),
+            Phase::Stopping if !self.kill_sent => {
+                self.kill_sent = true;
+                vec![Effect::KillWorkload, Effect::Arm(REAP_TIMEOUT)]
+            }
+            Phase::Stopping => {
+                self.exit_code = Some(KILLED);
+                self.workload_runs = false;
+                self.shut_down()
+            }
+            Phase::ShuttingDown | Phase::Leaving => {
+                self.error.get_or_insert("the guest did not shut down in time".into());
+                self.kill()
+            }
+            Phase::Dying => {
+                self.link_lost = false;
+                vec![Effect::KillVm, Effect::Arm(Duration::MAX)]
+            }
+            Phase::Ended => Vec::new(),
+        }
+    }
+
+    fn vm_ended(&mut self, exit: VmExit) -> Vec<Effect> {
+        self.outcome = match self.phase {
+            Phase::Leaving => Status::Stopped,
+            Phase::Dying if self.wanted => {
+                if self.workload_runs && self.started {
+                    self.exit_code = Some(KILLED);
+                }
+                Status::Stopped
+            }
+            _ => {
+                let how = match exit {
+                    VmExit::Code(code) => format!("exit code {code}"),
+                    VmExit::Signal(signal) => format!("signal {signal}"),
+                };
+                if self.phase != Phase::Dying || self.link_lost {
+                    self.error = Some(format!("the VM ended unexpectedly ({how})"));
+                }
+                Status::Crashed
+            }
+        };
+        self.workload_runs = false;
+        self.enter(Phase::Ended, vec![Effect::StopHealth, Effect::End])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOOT: Duration = Duration::from_secs(60);
+    const GRACE: Duration = Duration::from_secs(10);
+
+    fn run(has_workload: bool, inputs: impl IntoIterator<Item = Input>) -> StateDriver {
+        let (mut state, _) = StateDriver::new(has_workload, BOOT);
+        for input in inputs {
+            state.step(input);
+        }
+        state
+    }
+
+    fn exited(code: i32) -> Input {
+        Input::WorkloadEnded(WorkloadEnd::Exited(ExitStatus::Code(code)))
+    }
+
+    const VM_ENDED: Input = Input::VmEnded(VmExit::Code(0));
+
+    #[test]
+    fn a_job_runs_to_its_end() {
+        let up = [Input::Booted, Input::WorkloadStarted];
+        assert_eq!(run(true, up.clone()).status(), Status::Running);
+        let state = run(true, up.into_iter().chain([exited(3), Input::Bye, VM_ENDED]));
+        assert_eq!((state.status(), state.exit_code()), (Status::Stopped, Some(3)));
+        assert_eq!(state.error(), None);
+    }
+
+    #[test]
+    fn a_stop_is_a_signal_then_a_kill_then_a_shutdown() {
+        let mut state = run(true, [Input::Booted, Input::WorkloadStarted]);
+        let asked = state.step(Input::Stop(GRACE));
+        assert!(asked.contains(&Effect::SignalWorkload) && asked.contains(&Effect::Arm(GRACE)));
+        assert_eq!(state.status(), Status::Draining);
+        assert!(state.step(Input::TimeUp).contains(&Effect::KillWorkload));
+        assert!(state.step(Input::TimeUp).contains(&Effect::Shutdown(REST_GRACE)));
+        assert!(state.step(Input::TimeUp).contains(&Effect::KillVm));
+        assert!(state.step(VM_ENDED).contains(&Effect::End));
+        assert_eq!((state.status(), state.exit_code()), (Status::Stopped, Some(KILLED)));
+    }
+
+    #[test]
+    fn a_stop_while_booting_waits_for_the_guest() {
+        let mut state = run(true, [Input::Stop(GRACE)]);
+        assert_eq!(state.status(), Status::Starting);
+        assert!(state.step(Input::Booted).contains(&Effect::Shutdown(REST_GRACE)));
+        assert!(!state.started());
+    }
+
+    #[test]
+    fn only_bye_or_a_wish_makes_an_end_orderly() {
+        let up = || vec![Input::Booted, Input::WorkloadStarted];
+        let with = |more: &[Input]| {
+            let state = run(true, up().into_iter().chain(more.iter().cloned()));
+            (state.status(), state.error().map(str::to_owned))
+        };
+        let ended = Some("the VM ended unexpectedly (exit code 0)".to_owned());
+        assert_eq!(with(&[VM_ENDED]), (Status::Crashed, ended.clone()));
+        let lost = Input::LinkLost("x".into());
+        assert_eq!(with(&[lost.clone(), VM_ENDED]), (Status::Crashed, ended.clone()));
+        assert_eq!(with(&[exited(0), VM_ENDED]), (Status::Crashed, ended));
+        let broke = Some("the link to the guest broke: x".to_owned());
+        let killed = Input::VmEnded(VmExit::Signal(9));
+        assert_eq!(with(&[lost, Input::TimeUp, killed.clone()]), (Status::Crashed, broke));
+        assert_eq!(with(&[Input::Kill, killed]), (Status::Stopped, None));
+        assert_eq!(with(&[Input::Bye, VM_ENDED]), (Status::Stopped, None));
+    }
+
+    #[test]
+    fn a_workload_that_does_not_start_is_told_apart() {
+        let failed = WorkloadEnd::Failed(ExecFailure::NotFound("x".into()));
+        let state = run(true, [Input::Booted, Input::WorkloadEnded(failed), Input::Bye, VM_ENDED]);
+        assert_eq!((state.status(), state.exit_code()), (Status::Stopped, Some(127)));
+        assert!(!state.started());
+        assert!(state.error().is_some_and(|error| error.contains("command not found")));
+    }
+
+    fn input() -> impl Strategy<Value = Input> {
+        prop_oneof![
+            Just(Input::Booted),
+            Just(Input::BootFailed("x".into())),
+            Just(Input::WorkloadStarted),
+            (-1000..1000).prop_map(exited),
+            Just(Input::WorkloadEnded(WorkloadEnd::Failed(ExecFailure::NotFound("x".into())))),
+            Just(Input::WorkloadEnded(WorkloadEnd::Lost("x".into()))),
+            (0_u64..20).prop_map(|s| Input::Stop(Duration::from_secs(s))),
+            Just(Input::Kill),
+            Just(Input::Bye),
+            Just(Input::LinkLost("x".into())),
+            Just(Input::TimeUp),
+            Just(Input::VmEnded(VmExit::Signal(11))),
+        ]
+    }
+
+    /// What the state machine has the world do, as far as the properties go.
+    #[derive(Default)]
+    struct World {
+        timer: bool,
+        vm_killed: bool,
+        workloads: u32,
+        ends: u32,
+    }
+
+    impl World {
+        fn apply(&mut self, effects: &[Effect]) {
+            for effect in effects {
+                match effect {
+                    Effect::Arm(time) => self.timer = *time != Duration::MAX,
+                    Effect::Shorten(_) => self.timer = true,
+                    Effect::KillVm => self.vm_killed = true,
+                    Effect::StartWorkload => self.workloads += 1,
+                    Effect::End => self.ends += 1,
+                    Effect::StartHealth
+                    | Effect::StopHealth
+                    | Effect::SignalWorkload
+                    | Effect::KillWorkload
+                    | Effect::Shutdown(_)
+                    | Effect::Publish => {}
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// However hostile or unlucky the order of events, from any state time alone kills the VM
+        /// (unless it simply runs), its end ends the run once, and the workload starts once at most.
+        #[test]
+        fn every_run_ends(has_workload: bool, inputs in prop::collection::vec(input(), 0..40), stop: bool) {
+            let (mut state, effects) = StateDriver::new(has_workload, BOOT);
+            let mut world = World::default();
+            world.apply(&effects);
+            for input in inputs {
+                if input == Input::TimeUp && !std::mem::take(&mut world.timer) {
+                    continue;
+                }
+                let effects = state.step(input);
+                world.apply(&effects);
+                let waits = state.phase() == Phase::Running && (state.started() || !has_workload);
+                prop_assert!(
+                    world.timer || world.vm_killed || waits || state.phase() == Phase::Ended,
+                    "stuck in {:?}", state.phase()
+                );
+            }
+            if stop {
+                let effects = state.step(Input::Stop(GRACE));
+                world.apply(&effects);
+                for _ in 0..8 {
+                    if std::mem::take(&mut world.timer) {
+                        let effects = state.step(Input::TimeUp);
+                        world.apply(&effects);
+                    }
+                }
+                prop_assert!(world.vm_killed || state.phase() == Phase::Ended);
+            }
+            let effects = state.step(VM_ENDED);
+            world.apply(&effects);
+            prop_assert_eq!(world.ends, 1);
+            prop_assert!(world.workloads <= 1);
+            prop_assert!(!state.status().is_live());
+            prop_assert!(state.exit_code().is_none_or(|code| (0..=255).contains(&code)));
+            prop_assert!(state.step(Input::Booted).is_empty());
+        }
+    }
+}
