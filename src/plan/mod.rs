@@ -25,14 +25,25 @@
 //! A job that ended with exit code 0 counts as converged for as long as its spec stays the same;
 //! one that failed is run again.
 
+mod assemble;
 mod build;
 mod cause;
 mod class;
 mod desired;
+mod diff;
+mod existing;
+mod graph;
 mod hash;
+mod json;
+mod node;
 mod observed;
 mod options;
 mod step;
+mod teardown;
+#[cfg(test)]
+mod testing;
+mod text;
+mod up;
 
 pub use build::plan;
 pub use cause::{Cause, FieldChange};

@@ -151,8 +151,10 @@ pub enum WithheldReason {
     ProtectedReplace,
     /// A protected resource would be removed.
     ProtectedRemove,
-    /// A volume would shrink or change its kind.
+    /// A volume would shrink.
     VolumeShrink,
+    /// A volume would be removed that a sandbox which stays mounts.
+    VolumeInUse,
 }
 
 /// How many sandboxes a plan does what to; each counts once.

@@ -6,9 +6,15 @@
 #![allow(clippy::disallowed_methods, reason = "reconcile acts on the machine")]
 
 mod execute;
+#[cfg(any(test, feature = "test-support"))]
+mod fake;
 mod host_trait;
+#[cfg(test)]
+mod properties;
 mod report;
 
 pub use execute::{ExecuteOptions, Outcome, StepState, execute};
+#[cfg(any(test, feature = "test-support"))]
+pub use fake::{FakeHost, FakeSandbox, Machine};
 pub use host_trait::{Host, HostError, Progress, ProgressHandle, StepOutput};
 pub use report::{Event, Reporter, Silent};

@@ -37,7 +37,7 @@ pub enum Event<'a> {
     StepSkipped {
         /// The step.
         step: &'a Step,
-        /// The failed or skipped step that it needs; none: the run was interrupted.
+        /// The failed step that it needs, directly or not; none: the run was interrupted.
         because: Option<&'a Step>,
     },
 }
