@@ -10,6 +10,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+
 use super::auth::RegistryAccess;
 use super::config::ImageConfig;
 use super::digest::Digest;
@@ -17,6 +19,7 @@ use super::error::{ImageError, Reason};
 use super::limits::TransferLimits;
 use super::platform::Platform;
 use super::progress::Progress;
+use super::pull;
 use super::reference::ImageRef;
 use super::rows::{ImageRows, SourceKey};
 use crate::home::Home;
@@ -120,11 +123,29 @@ impl ImageCache {
         access: &RegistryAccess,
         progress: Arc<dyn Progress>,
     ) -> Result<ImageRecord, ImageError> {
-        let _ = (access, progress);
-        Err(ImageError::new(&image.source, Reason::Cancelled))
+        pull::pull(self, image, access, progress)
+            .await
+            .map_err(|reason| ImageError::new(&image.source, reason))
+    }
+
+    /// The digest of the image that the source names now; asks the registry, downloads nothing.
+    pub async fn resolve(
+        &self,
+        image: &Image,
+        access: &RegistryAccess,
+    ) -> Result<String, ImageError> {
+        match pull::digest(self, image, access).await {
+            Ok(digest) => Ok(digest.into()),
+            Err(reason) => Err(ImageError::new(&image.source, reason)),
+        }
     }
 
     fn find(&self, image: &Image) -> Result<Option<ImageRecord>, Reason> {
+        if matches!(image.source, ImageSource::Dir(_)) {
+            // Its files answer at once, so that the future never waits.
+            let named = pull::digest(self, image, &RegistryAccess::anonymous()).now_or_never();
+            return self.row(&named.ok_or(Reason::Cancelled)??);
+        }
         let key = source_key(image)?;
         let row = self.rows.by_source(&key).map_err(|source| Reason::Rows { source })?;
         self.record(row)

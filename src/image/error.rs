@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::auth::AuthError;
 use super::digest::Digest;
-use super::platform::{InvalidPlatform, Platform};
+use super::platform::InvalidPlatform;
 use super::reference::InvalidReference;
 use crate::store::StoreError;
 
@@ -59,7 +59,7 @@ pub enum Reason {
     #[error("there is no image for {wanted}, only for {}", list(offered))]
     NoPlatform {
         /// What was asked for.
-        wanted: Platform,
+        wanted: String,
         /// What there is.
         offered: Vec<String>,
     },
@@ -67,9 +67,9 @@ pub enum Reason {
     #[error("the image is for {image}, not for {wanted}")]
     OtherPlatform {
         /// The image's.
-        image: Platform,
+        image: String,
         /// What was asked for.
-        wanted: Platform,
+        wanted: String,
     },
     /// `insecure` with a registry elsewhere.
     #[error("{registry}: `insecure` is for registries on loopback addresses only")]

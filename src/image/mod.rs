@@ -1,20 +1,38 @@
 //! Images: resolve a reference to content named by digest, and make it bootable.
+//!
+//! ```text
+//! reference ─▶ source (registry, layout directory, archive) ─▶ manifest ─▶ layers ─▶ one EROFS file
+//!                                                  cache: rows in the store, files by digest
+//! ```
+//!
+//! [`ImageCache`] is the way in: [`ImageCache::cached`] without network, [`ImageCache::ensure`]
+//! under a pull policy, [`ImageCache::pull`] always asks. Whatever comes from a registry, a layout
+//! or an archive is hostile: bounded by [`TransferLimits`] and checked against its digest before
+//! it gets a name.
 #![allow(clippy::disallowed_methods, reason = "this module reads and writes the image cache")]
-#![allow(dead_code, reason = "the transport follows")]
 
 mod auth;
 pub mod build;
 mod cache;
 mod config;
 mod digest;
+mod download;
 pub mod erofs;
 mod error;
+mod http;
 pub mod layer;
+mod leftovers;
 mod limits;
+mod local;
+mod lock;
 mod platform;
 mod progress;
+mod pull;
 mod reference;
 mod rows;
+mod source;
+mod unpack;
+mod wire;
 
 pub use auth::{AuthError, RegistryAccess};
 pub use cache::{ImageCache, ImageRecord};

@@ -1,0 +1,383 @@
+//! Images in files: OCI layout directories, the same in a tar archive, and what `docker save`
+//! wrote before it used that layout.
+//!
+//! A path may end in `#tag` to choose one of several images. Nothing is unpacked: members of an
+//! archive are read in place.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use futures_util::future::{BoxFuture, FutureExt as _, ready};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::digest::Digest;
+use super::error::{Reason, printable};
+use super::limits::{ARCHIVE_MEMBERS, TransferLimits};
+use super::source::{Blob, FilePart, Registry};
+use super::wire::Descriptor;
+
+const MARKER: &str = "oci-layout";
+const INDEX: &str = "index.json";
+const DOCKER_MANIFEST: &str = "manifest.json";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const FULL_NAME: &str = "io.containerd.image.name";
+const MAX_LINKS: u32 = 8;
+
+/// Where files are: a directory or an archive.
+enum Files {
+    Dir(PathBuf),
+    Archive { path: PathBuf, file: File, members: BTreeMap<String, Member> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Member {
+    File { offset: u64, size_bytes: u64 },
+    Link(String),
+}
+
+/// An image in files.
+pub(super) struct LocalImage {
+    files: Files,
+    limits: TransferLimits,
+    top: Top,
+}
+
+enum Top {
+    /// The image or index of `index.json` that was chosen.
+    Blob(Digest),
+    /// Several that may be one image for several platforms.
+    Index(Vec<u8>),
+    /// A manifest made from a `manifest.json`, and where its blobs are.
+    Made { manifest: Vec<u8>, blobs: BTreeMap<Digest, String> },
+}
+
+/// Splits `path#tag`, unless a file of the whole name exists.
+pub(super) fn split_tag(text: &str) -> (&Path, Option<&str>) {
+    match text.rsplit_once('#') {
+        Some((path, tag)) if !tag.is_empty() && !Path::new(text).exists() => {
+            (Path::new(path), Some(tag))
+        }
+        Some(_) | None => (Path::new(text), None),
+    }
+}
+
+impl LocalImage {
+    /// The image in the layout directory `text`.
+    pub(super) fn in_dir(text: &str, limits: &TransferLimits) -> Result<Self, Reason> {
+        let (root, tag) = split_tag(text);
+        let files = Files::Dir(root.to_owned());
+        if files.open(MARKER)?.is_none() || files.open(INDEX)?.is_none() {
+            return Err(Reason::NotALayout(root.to_owned()));
+        }
+        let top = layout_top(&files, tag, limits)?;
+        Ok(Self { files, limits: limits.clone(), top })
+    }
+
+    /// The image in the archive `text`.
+    pub(super) fn in_archive(text: &str, limits: &TransferLimits) -> Result<Self, Reason> {
+        let (path, tag) = split_tag(text);
+        let files = Files::scan(path)?;
+        // Archives of newer engines hold both; the layout is the one with verified digests.
+        let top = if files.open(MARKER)?.is_some() && files.open(INDEX)?.is_some() {
+            layout_top(&files, tag, limits)?
+        } else if files.open(DOCKER_MANIFEST)?.is_some() {
+            docker_top(&files, tag, limits)?
+        } else {
+            let problem = "neither `index.json` nor `manifest.json` is in it".to_owned();
+            return Err(Reason::Archive { path: path.to_owned(), problem });
+        };
+        Ok(Self { files, limits: limits.clone(), top })
+    }
+
+    fn read_manifest(&self, digest: Option<&Digest>) -> Result<Vec<u8>, Reason> {
+        let digest = match (digest, &self.top) {
+            (Some(digest), _) | (None, Top::Blob(digest)) => digest,
+            (None, Top::Index(bytes) | Top::Made { manifest: bytes, .. }) => {
+                return Ok(bytes.clone());
+            }
+        };
+        let what = format!("manifest {digest}");
+        let bytes = self.files.read(&blob_path(digest), self.limits.manifest_bytes, &what)?;
+        let got = Digest::of(&bytes);
+        if got == *digest { Ok(bytes) } else { Err(Reason::DigestMismatch { what, got }) }
+    }
+
+    fn open_blob(&self, blob: &Descriptor) -> Result<Blob, Reason> {
+        let path = match &self.top {
+            Top::Made { blobs, .. } => blobs.get(&blob.digest).cloned(),
+            Top::Blob(_) | Top::Index(_) => None,
+        };
+        let path = path.unwrap_or_else(|| blob_path(&blob.digest));
+        let part = self.files.open(&path)?.ok_or_else(|| self.files.missing(&path))?;
+        if part.size_bytes < blob.size_bytes {
+            return Err(Reason::Truncated {
+                what: blob.what.clone(),
+                expected_bytes: blob.size_bytes,
+                got_bytes: part.size_bytes,
+            });
+        }
+        if part.size_bytes > blob.size_bytes {
+            return Err(super::http::too_large(&blob.what, blob.size_bytes));
+        }
+        Ok(Blob::File(part))
+    }
+}
+
+impl Registry for LocalImage {
+    fn manifest<'a>(
+        &'a self,
+        digest: Option<&'a Digest>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, Reason>> {
+        ready(self.read_manifest(digest)).boxed()
+    }
+
+    fn blob<'a>(&'a self, blob: &'a Descriptor, _from: u64) -> BoxFuture<'a, Result<Blob, Reason>> {
+        ready(self.open_blob(blob)).boxed()
+    }
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// Chooses from `index.json`.
+fn layout_top(files: &Files, tag: Option<&str>, limits: &TransferLimits) -> Result<Top, Reason> {
+    #[derive(Deserialize)]
+    struct Index {
+        manifests: Vec<Value>,
+    }
+    let wrong = |problem: String| Reason::Document { what: INDEX.to_owned(), problem };
+    let bytes = files.read(INDEX, limits.manifest_bytes, INDEX)?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+    if index.manifests.len() > limits.index_entries {
+        return Err(wrong(format!("more than {} images", limits.index_entries)));
+    }
+    let name = |entry: &Value, key: &str| -> Option<String> {
+        entry["annotations"][key].as_str().map(str::to_owned)
+    };
+    let full = |entry: &Value| name(entry, FULL_NAME).or_else(|| name(entry, REF_NAME));
+    let mut names: Vec<String> = index.manifests.iter().filter_map(full).collect();
+    names.sort_unstable();
+    names.dedup();
+    let chosen: Vec<&Value> = match tag {
+        Some(tag) => {
+            let is_tag = |name: Option<String>| name.is_some_and(|name| name == tag);
+            let all = index.manifests.iter();
+            all.filter(|e| is_tag(name(e, REF_NAME)) || is_tag(name(e, FULL_NAME))).collect()
+        }
+        None if names.len() > 1 => {
+            return Err(files.selection("it holds several images".to_owned(), &names));
+        }
+        None => index.manifests.iter().collect(),
+    };
+    match chosen[..] {
+        [] => Err(files.selection(
+            tag.map_or_else(|| "it is empty".to_owned(), |tag| format!("there is no `{tag}`")),
+            &names,
+        )),
+        [entry] => {
+            let digest = entry["digest"].as_str().unwrap_or_default();
+            digest.parse().map(Top::Blob).map_err(|e| wrong(format!("a digest is wrong: {e}")))
+        }
+        _ => {
+            let index = json!({ "schemaVersion": 2, "manifests": chosen });
+            Ok(Top::Index(index.to_string().into_bytes()))
+        }
+    }
+}
+
+/// Makes a manifest from what `docker save` wrote before it used the layout. Its layers are plain
+/// tar archives, so their digests are the diff ids.
+fn docker_top(files: &Files, tag: Option<&str>, limits: &TransferLimits) -> Result<Top, Reason> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Saved {
+        config: String,
+        repo_tags: Option<Vec<String>>,
+        layers: Vec<String>,
+    }
+    let wrong = |problem: String| Reason::Document { what: DOCKER_MANIFEST.to_owned(), problem };
+    let bytes = files.read(DOCKER_MANIFEST, limits.manifest_bytes, DOCKER_MANIFEST)?;
+    let images: Vec<Saved> = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+    let names: Vec<String> =
+        images.iter().flat_map(|image| image.repo_tags.iter().flatten().cloned()).collect();
+    let image = match (tag, &images[..]) {
+        (None, [image]) => image,
+        (None, _) => {
+            let problem = format!("it holds {} images", images.len());
+            return Err(files.selection(problem, &names));
+        }
+        (Some(tag), all) => {
+            let is_tag =
+                |name: &String| name == tag || name.rsplit_once(':').is_some_and(|n| n.1 == tag);
+            all.iter()
+                .find(|image| image.repo_tags.iter().flatten().any(is_tag))
+                .ok_or_else(|| files.selection(format!("there is no `{tag}`"), &names))?
+        }
+    };
+    let config = files.read(&image.config, limits.config_bytes, "the image configuration")?;
+    let diff_ids = super::config::parse(&config).map_err(wrong)?.diff_ids;
+    if diff_ids.len() != image.layers.len() {
+        return Err(wrong("it has another number of layers than the configuration".to_owned()));
+    }
+    let digest = Digest::of(&config);
+    let mut blobs = BTreeMap::from([(digest.clone(), image.config.clone())]);
+    let mut layers = Vec::new();
+    for (diff_id, path) in diff_ids.into_iter().zip(&image.layers) {
+        let size_bytes = files.open(path)?.ok_or_else(|| files.missing(path))?.size_bytes;
+        layers.push(json!({
+            "mediaType": "application/vnd.oci.image.layer.v1.tar",
+            "digest": diff_id, "size": size_bytes,
+        }));
+        blobs.insert(diff_id, path.clone());
+    }
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": oci_client::manifest::OCI_IMAGE_MEDIA_TYPE,
+        "config": {
+            "mediaType": oci_client::manifest::IMAGE_CONFIG_MEDIA_TYPE,
+            "digest": digest, "size": config.len(),
+        },
+        "layers": layers,
+    });
+    Ok(Top::Made { manifest: manifest.to_string().into_bytes(), blobs })
+}
+
+impl Files {
+    /// Notes where the members of an archive are.
+    fn scan(path: &Path) -> Result<Self, Reason> {
+        let wrong = |problem: String| Reason::Archive { path: path.to_owned(), problem };
+        let file = open(path)
+            .and_then(|file| file.ok_or_else(|| io::ErrorKind::NotFound.into()))
+            .map_err(|source| file_error(path, source))?;
+        let mut magic = [0; 2];
+        let got = std::os::unix::fs::FileExt::read_at(&file, &mut magic, 0);
+        if got.is_ok_and(|n| n == 2) && magic == [0x1f, 0x8b] {
+            return Err(wrong("it is compressed as a whole: decompress it first".to_owned()));
+        }
+        let mut members = BTreeMap::new();
+        let bad = |error: io::Error| wrong(printable(&error.to_string()));
+        let mut archive = tar::Archive::new(io::BufReader::new(&file));
+        for (count, entry) in archive.entries_with_seek().map_err(bad)?.enumerate() {
+            if count >= ARCHIVE_MEMBERS {
+                return Err(wrong(format!("it has more than {ARCHIVE_MEMBERS} members")));
+            }
+            let entry = entry.map_err(bad)?;
+            let Some(name) = utf8(&entry.path_bytes()) else { continue };
+            let kind = entry.header().entry_type();
+            let member = if kind.is_file() || kind.is_contiguous() {
+                Member::File { offset: entry.raw_file_position(), size_bytes: entry.size() }
+            } else if let Some(target) = entry.link_name_bytes().as_deref().and_then(utf8)
+                && (kind.is_symlink() || kind.is_hard_link())
+            {
+                let base = if kind.is_symlink() { parent(&name) } else { "" };
+                Member::Link(normal(&format!("{base}/{target}")))
+            } else {
+                continue;
+            };
+            members.insert(normal(&name), member);
+        }
+        drop(archive);
+        Ok(Self::Archive { path: path.to_owned(), file, members })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Dir(path) | Self::Archive { path, .. } => path,
+        }
+    }
+
+    /// The file of that relative name, if there is one.
+    fn open(&self, name: &str) -> Result<Option<FilePart>, Reason> {
+        match self {
+            Self::Dir(root) => {
+                let path = root.join(name);
+                let fail = |source| file_error(&path, source);
+                let Some(file) = open(&path).map_err(fail)? else { return Ok(None) };
+                let size_bytes = file.metadata().map_err(fail)?.len();
+                Ok(Some(FilePart { file, offset: 0, size_bytes }))
+            }
+            Self::Archive { path, file, members } => {
+                let mut name = normal(name);
+                for _ in 0..MAX_LINKS {
+                    match members.get(&name) {
+                        None => return Ok(None),
+                        Some(Member::Link(target)) => name.clone_from(target),
+                        Some(Member::File { offset, size_bytes }) => {
+                            let file = file.try_clone().map_err(|e| file_error(path, e))?;
+                            let (offset, size_bytes) = (*offset, *size_bytes);
+                            return Ok(Some(FilePart { file, offset, size_bytes }));
+                        }
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn read(&self, name: &str, limit: u64, what: &str) -> Result<Vec<u8>, Reason> {
+        let part = self.open(name)?.ok_or_else(|| self.missing(name))?;
+        if part.size_bytes > limit {
+            let whose = "the most that is accepted";
+            return Err(Reason::TooLarge { what: what.to_owned(), limit_bytes: limit, whose });
+        }
+        let mut bytes = Vec::new();
+        part.reader()
+            .read_to_end(&mut bytes)
+            .map_err(|e| file_error(&self.path().join(name), e))?;
+        Ok(bytes)
+    }
+
+    fn missing(&self, name: &str) -> Reason {
+        file_error(&self.path().join(printable(name)), io::ErrorKind::NotFound.into())
+    }
+
+    fn selection(&self, problem: String, available: &[String]) -> Reason {
+        let available = available.iter().map(|name| printable(name)).collect();
+        Reason::Selection { path: self.path().to_owned(), problem: printable(&problem), available }
+    }
+}
+
+/// Opens a regular file; `None` when there is nothing. Never waits for the writer of a pipe.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn file_error(path: &Path, source: io::Error) -> Reason {
+    Reason::File { what: "cannot be read", path: path.to_owned(), source }
+}
+
+fn utf8(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes).ok().map(str::to_owned)
+}
+
+fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// Resolves `.` and `..` within the archive; a name never leaves it, being only a key.
+fn normal(name: &str) -> String {
+    let mut parts = Vec::new();
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}

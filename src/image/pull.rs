@@ -1,0 +1,306 @@
+//! One pull, from the source to the bootable file.
+//!
+//! ```text
+//! resolve ─▶ lock the digest ─▶ here already? ─yes─▶ row
+//!                                   │no
+//!                  configuration ─▶ downloads, several at a time, top layer first
+//!                                       │ each as soon as it is complete
+//!                                       ▼
+//!                  build in a thread: unpack, check diff ids, lay over, write EROFS to tmp/
+//!                                       ▼
+//!                  sync ─▶ rename into place ─▶ row ─▶ remove the blobs
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+
+use super::auth::RegistryAccess;
+use super::build::{self, build_image};
+use super::cache::{ImageCache, ImageRecord, platform_of, source_key};
+use super::config::{self, ConfigFile};
+use super::digest::Digest;
+use super::download::{Downloader, Layer, blob_file, fetch, remove};
+use super::error::{Reason, printable};
+use super::http::HttpRegistry;
+use super::layer::{LayerError, Limits};
+use super::local::LocalImage;
+use super::lock::FileLock;
+use super::platform::Platform;
+use super::progress::{LayerInfo, Progress, ProgressEvent};
+use super::source::Registry;
+use super::unpack::{LayerReader, Task, Unpacking};
+use super::wire::{self, Descriptor, Resolved};
+use crate::spec::{Image, ImageSource};
+use crate::store::ImageRow;
+
+/// The source of an image.
+fn open_source(
+    cache: &ImageCache,
+    image: &Image,
+    access: &RegistryAccess,
+) -> Result<Box<dyn Registry>, Reason> {
+    Ok(match &image.source {
+        ImageSource::Oci(text) => {
+            Box::new(HttpRegistry::new(text.parse()?, access, &cache.limits)?)
+        }
+        ImageSource::Dir(text) => Box::new(LocalImage::in_dir(text, &cache.limits)?),
+        ImageSource::Archive(text) => Box::new(LocalImage::in_archive(text, &cache.limits)?),
+        ImageSource::Disk { .. } => return Err(Reason::NotAnImage("a disk image")),
+    })
+}
+
+/// Which image the source names.
+pub(super) async fn digest(
+    cache: &ImageCache,
+    image: &Image,
+    access: &RegistryAccess,
+) -> Result<Digest, Reason> {
+    let wanted = platform_of(image)?;
+    let source = open_source(cache, image, access)?;
+    Ok(wire::resolve(&*source, &wanted, &cache.limits).await?.digest)
+}
+
+/// Makes the image that the source names exist, and the source point to it.
+pub(super) async fn pull(
+    cache: &ImageCache,
+    image: &Image,
+    access: &RegistryAccess,
+    progress: Arc<dyn Progress>,
+) -> Result<ImageRecord, Reason> {
+    let wanted = platform_of(image)?;
+    // Taken before the source is read: an archive that changes meanwhile is read again.
+    let key = source_key(image)?;
+    progress.event(ProgressEvent::Resolving);
+    let source = open_source(cache, image, access)?;
+    let resolved = wire::resolve(&*source, &wanted, &cache.limits).await?;
+    let layers: Vec<_> = resolved
+        .manifest
+        .layers
+        .iter()
+        .map(|layer| LayerInfo { digest: layer.digest.clone(), size_bytes: layer.size_bytes })
+        .collect();
+    progress.event(ProgressEvent::Resolved { digest: &resolved.digest, layers: &layers });
+
+    let (record, cached) = match cache.row(&resolved.digest)? {
+        Some(record) => (record, true),
+        None => make(cache, &*source, &resolved, &wanted, &progress).await?,
+    };
+    let config_json = serde_json::to_string(&record.config).map_err(io::Error::from);
+    let config_json = config_json.map_err(|source| Reason::Build { source: source.into() })?;
+    let size_bytes = record.size_bytes;
+    let row = ImageRow { digest: record.digest.clone(), config_json, size_bytes };
+    cache.rows.put(&key, &row).map_err(|source| Reason::Rows { source })?;
+    progress.event(ProgressEvent::Done { size_bytes, cached });
+    Ok(record)
+}
+
+/// The image under the lock of its digest: whether another process made it, and the record.
+async fn make(
+    cache: &ImageCache,
+    source: &dyn Registry,
+    resolved: &Resolved,
+    wanted: &Platform,
+    progress: &Arc<dyn Progress>,
+) -> Result<(ImageRecord, bool), Reason> {
+    let lock_file = image_lock(&cache.home.blobs(), resolved.digest.hex());
+    let lock = FileLock::acquire(lock_file, || progress.event(ProgressEvent::Waiting)).await?;
+    if let Some(record) = cache.row(&resolved.digest)? {
+        return Ok((record, true));
+    }
+    super::leftovers::clean(&cache.home);
+    let bytes = fetch(source, &resolved.manifest.config, &cache.limits).await?;
+    let file = checked_config(&bytes, resolved, wanted)?;
+    let path = cache.file(&resolved.digest);
+    let record = |size_bytes| ImageRecord {
+        digest: resolved.digest.to_string(),
+        config: file.config.clone(),
+        file: path.clone(),
+        size_bytes,
+    };
+    // Named, so complete: its row was lost or is about to be written.
+    if let Ok(meta) = fs::metadata(&path)
+        && meta.is_file()
+    {
+        return Ok((record(meta.len()), true));
+    }
+    let size_bytes = transfer(cache, source, resolved, &file, &path, progress, lock).await?;
+    Ok((record(size_bytes), false))
+}
+
+/// Parses the configuration and holds it against the manifest and the platform.
+fn checked_config(
+    bytes: &[u8],
+    resolved: &Resolved,
+    wanted: &Platform,
+) -> Result<ConfigFile, Reason> {
+    let what = &resolved.manifest.config.what;
+    let wrong = |problem| Reason::Document { what: what.clone(), problem };
+    let file = config::parse(bytes).map_err(wrong)?;
+    let layers = resolved.manifest.layers.len();
+    if file.diff_ids.len() != layers {
+        let ids = file.diff_ids.len();
+        return Err(wrong(format!("{ids} diff ids for the {layers} layers of the manifest")));
+    }
+    match &file.platform {
+        Some(platform) if !platform.runs_on(wanted) => Err(Reason::OtherPlatform {
+            image: printable(&platform.to_string()),
+            wanted: wanted.to_string(),
+        }),
+        Some(_) | None => Ok(file),
+    }
+}
+
+/// Downloads and builds at the same time: the size of the bootable file.
+async fn transfer(
+    cache: &ImageCache,
+    source: &dyn Registry,
+    resolved: &Resolved,
+    file: &ConfigFile,
+    path: &Path,
+    progress: &Arc<dyn Progress>,
+    lock: FileLock,
+) -> Result<u64, Reason> {
+    let blobs = cache.home.blobs();
+    let layers = &resolved.manifest.layers;
+    let mut senders = Vec::new();
+    let mut waiting = Vec::new();
+    for (index, blob) in layers.iter().enumerate().rev() {
+        let (sender, receiver) = oneshot::channel();
+        let diff_id = file.diff_ids[index].clone();
+        senders.push((index, blob, sender));
+        waiting.push((Task { index, blob: blob.clone(), diff_id }, receiver));
+    }
+    let out = Output {
+        tmp: cache.home.tmp().join(format!("image-{}.tmp", resolved.digest.hex())),
+        path: path.to_owned(),
+        blobs: layers.iter().map(|layer| blob_file(&blobs, &layer.digest)).collect(),
+        _lock: lock,
+    };
+    let shared = Unpacking::new(cache.limits.unpacked_bytes, progress.clone());
+    let limits = Limits { total_bytes: cache.limits.unpacked_bytes, ..Limits::default() };
+    let build = spawn_blocking(move || out.build(waiting, &shared, &limits));
+
+    let downloader =
+        Downloader { source, dir: blobs, limits: &cache.limits, progress: &**progress };
+    let downloads = download_all(&downloader, senders, cache.limits.parallel_downloads);
+    // A failed download lets its sender go, which ends the build; the download knows why.
+    let mut build = build;
+    let built = tokio::select! {
+        biased;
+        downloaded = downloads => {
+            let built = build.await;
+            downloaded?;
+            built
+        }
+        built = &mut build => built,
+    };
+    built.map_err(|_| Reason::Cancelled)?
+}
+
+type Slot<'a> = (usize, &'a Descriptor, oneshot::Sender<Layer>);
+
+async fn download_all(
+    downloader: &Downloader<'_>,
+    slots: Vec<Slot<'_>>,
+    parallel: usize,
+) -> Result<(), Reason> {
+    stream::iter(slots)
+        .map(|(index, blob, sender)| async move {
+            let layer = downloader.layer(index, blob).await?;
+            // The build has ended if nobody takes it, and says why.
+            let _ = sender.send(layer);
+            Ok(())
+        })
+        .buffer_unordered(parallel.max(1))
+        .try_collect()
+        .await
+}
+
+/// The lock of an image's digest, beside the blobs.
+pub(super) fn image_lock(blobs: &Path, hex: &str) -> PathBuf {
+    blobs.join(format!("image-{hex}.lock"))
+}
+
+/// Where the build writes. Owns the lock of the image, so that a build that goes on after its pull
+/// was dropped keeps others out until it has seen that nobody feeds it.
+struct Output {
+    tmp: PathBuf,
+    path: PathBuf,
+    /// Removed when the build ends, well or not; what was downloaded in part stays.
+    blobs: Vec<PathBuf>,
+    _lock: FileLock,
+}
+
+impl Output {
+    fn build(
+        self,
+        waiting: Vec<(Task, oneshot::Receiver<Layer>)>,
+        shared: &Arc<Unpacking>,
+        limits: &Limits,
+    ) -> Result<u64, Reason> {
+        let fail = |what, source| Reason::File { what, path: self.tmp.clone(), source };
+        let out = File::options()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&self.tmp)
+            .map_err(|e| fail("cannot be made", e))?;
+        let own = out.try_clone().map_err(|e| fail("cannot be made", e))?;
+        let mut cut_off = false;
+        let readers = waiting.into_iter().map(|(task, receiver)| {
+            let name = task.blob.digest.to_string();
+            let reader = match receiver.blocking_recv() {
+                Ok(layer) => LayerReader::start(task, layer, shared.clone()),
+                Err(_) => {
+                    cut_off = true;
+                    Ok(LayerReader::failed())
+                }
+            };
+            build::Layer { name, reader: reader.unwrap_or_else(|_| LayerReader::failed()) }
+        });
+        let built = build_image(readers, out, limits);
+        if cut_off {
+            return Err(Reason::Cancelled);
+        }
+        // What has come is right; only a complete download is ever removed here.
+        self.blobs.iter().for_each(|blob| remove(blob));
+        if let Some(reason) = shared.take_failure() {
+            return Err(reason);
+        }
+        built.map_err(|error| build_error(error, &self.tmp))?;
+        own.sync_data().map_err(|e| fail("cannot be written", e))?;
+        let size_bytes = own.metadata().map_err(|e| fail("cannot be read", e))?.len();
+        fs::rename(&self.tmp, &self.path).map_err(|e| fail("cannot be renamed", e))?;
+        if let Some(dir) = self.path.parent() {
+            let synced = File::open(dir).and_then(|dir| dir.sync_all());
+            synced.map_err(|e| fail("its directory cannot be synced", e))?;
+        }
+        Ok(size_bytes)
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        // Gone after a rename.
+        remove(&self.tmp);
+    }
+}
+
+/// A full disk is told as such; everything else is about the layers.
+fn build_error(error: LayerError, tmp: &Path) -> Reason {
+    match error {
+        LayerError::Write(source) => {
+            Reason::File { what: "cannot be written", path: tmp.to_owned(), source }
+        }
+        other => Reason::Build { source: other.into() },
+    }
+}

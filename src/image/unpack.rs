@@ -1,0 +1,337 @@
+//! From a compressed layer to the bytes of its tar archive.
+//!
+//! ```text
+//! file ─▶ [sha256 if not checked yet] ─▶ inflate ─┬─▶ bounded queue ─▶ Read (tar ─▶ EROFS)
+//!            one thread a layer                    └─▶ sha256 in a second thread ─▶ diff id
+//! ```
+//!
+//! The end of the stream is told only after the digests fit, so that who reads to the end has
+//! what the image says.
+
+use std::io::{self, BufReader, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use bytes::{Buf as _, Bytes};
+
+use super::digest::{Digest, Hasher};
+use super::download::Layer;
+use super::error::Reason;
+use super::progress::{Progress, ProgressEvent};
+use super::source::PartReader;
+use super::wire::Descriptor;
+
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks that wait for the reader, and for the hash.
+const QUEUE: usize = 8;
+const PROGRESS_STEP_BYTES: u64 = 1 << 20;
+
+/// What the layers of one build share.
+pub(super) struct Unpacking {
+    /// Why the build failed, where a reader knows it: its own error type cannot say.
+    failure: Mutex<Option<Reason>>,
+    unpacked_bytes: AtomicU64,
+    limit_bytes: u64,
+    progress: Arc<dyn Progress>,
+}
+
+impl Unpacking {
+    pub(super) fn new(limit_bytes: u64, progress: Arc<dyn Progress>) -> Arc<Self> {
+        let (failure, unpacked_bytes) = (Mutex::new(None), AtomicU64::new(0));
+        Arc::new(Self { failure, unpacked_bytes, limit_bytes, progress })
+    }
+
+    /// The first failure.
+    pub(super) fn take_failure(&self) -> Option<Reason> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn fail(&self, reason: Reason) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+    }
+}
+
+/// One layer to be unpacked.
+pub(super) struct Task {
+    pub(super) index: usize,
+    pub(super) blob: Descriptor,
+    pub(super) diff_id: Digest,
+}
+
+enum Message {
+    Chunk(Bytes),
+    /// Everything came and is right.
+    End,
+}
+
+/// The bytes of a layer's tar archive.
+pub(super) struct LayerReader {
+    chunks: Option<Receiver<Message>>,
+    current: Bytes,
+}
+
+impl LayerReader {
+    /// A reader that fails: its layer did not come.
+    pub(super) fn failed() -> Self {
+        let (_, chunks) = sync_channel(0);
+        Self { chunks: Some(chunks), current: Bytes::new() }
+    }
+
+    pub(super) fn start(task: Task, layer: Layer, shared: Arc<Unpacking>) -> io::Result<Self> {
+        let (queue, chunks) = sync_channel(QUEUE);
+        thread::Builder::new().name("layer".to_owned()).spawn(move || {
+            match task.run(layer, &shared, &queue) {
+                Ok(true) => drop(queue.send(Message::End)),
+                // The reader has gone: its build failed for a reason of its own.
+                Ok(false) => {}
+                Err(reason) => shared.fail(reason),
+            }
+        })?;
+        Ok(Self { chunks: Some(chunks), current: Bytes::new() })
+    }
+}
+
+impl Read for LayerReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        while self.current.is_empty() {
+            let Some(chunks) = &self.chunks else { return Ok(0) };
+            match chunks.recv() {
+                Ok(Message::Chunk(chunk)) => self.current = chunk,
+                Ok(Message::End) => self.chunks = None,
+                Err(_) => return Err(io::Error::other("the layer could not be unpacked")),
+            }
+        }
+        let count = self.current.len().min(buffer.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl Task {
+    /// Unpacks everything into the queue; `false` when nobody reads it.
+    fn run(
+        self,
+        layer: Layer,
+        shared: &Arc<Unpacking>,
+        queue: &SyncSender<Message>,
+    ) -> Result<bool, Reason> {
+        let (to_hash, hashed) = sync_channel::<Bytes>(QUEUE);
+        let name = thread::Builder::new().name("diff-id".to_owned());
+        let hash = name
+            .spawn(move || {
+                let mut hasher = Hasher::default();
+                hashed.iter().for_each(|chunk| hasher.update(&chunk));
+                hasher.finish()
+            })
+            .map_err(|source| self.broken(source))?;
+        let compressed = Compressed {
+            inner: layer.part.reader(),
+            hasher: (!layer.verified).then(Hasher::default),
+            position: 0,
+            told: 0,
+            layer: self.index,
+            shared: shared.clone(),
+        };
+        let mut decoder = Decoder::new(compressed).map_err(|source| self.broken(source))?;
+        loop {
+            let chunk = read_chunk(&mut decoder).map_err(|source| self.broken(source))?;
+            if chunk.is_empty() {
+                break;
+            }
+            let size = chunk.len() as u64;
+            if shared.unpacked_bytes.fetch_add(size, Ordering::Relaxed) + size > shared.limit_bytes
+            {
+                let limit_bytes = shared.limit_bytes;
+                return Err(Reason::Unpacked { layer: self.blob.digest, limit_bytes });
+            }
+            if to_hash.send(chunk.clone()).is_err() || queue.send(Message::Chunk(chunk)).is_err() {
+                return Ok(false);
+            }
+        }
+        drop(to_hash);
+        self.check_compressed(decoder.into_inner())?;
+        let got = hash.join().map_err(|_| Reason::Cancelled)?;
+        if got != self.diff_id {
+            let (layer, expected) = (self.blob.digest, self.diff_id);
+            return Err(Reason::DiffIdMismatch { layer, expected, got });
+        }
+        shared.progress.event(ProgressEvent::Built { layer: self.index });
+        Ok(true)
+    }
+
+    /// The digest of the compressed layer, where it came unchecked from a local file.
+    fn check_compressed(&self, mut compressed: Compressed) -> Result<(), Reason> {
+        if compressed.hasher.is_none() {
+            return Ok(());
+        }
+        io::copy(&mut compressed, &mut io::sink()).map_err(|source| self.broken(source))?;
+        let got = compressed.hasher.take().map(Hasher::finish);
+        match got {
+            Some(got) if got != self.blob.digest => {
+                Err(Reason::DigestMismatch { what: self.blob.what.clone(), got })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn broken(&self, source: io::Error) -> Reason {
+        Reason::Decompress { layer: self.blob.digest.clone(), source }
+    }
+}
+
+/// Fills a chunk, short only at the end.
+fn read_chunk(from: &mut impl Read) -> io::Result<Bytes> {
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+    from.take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+    Ok(chunk.into())
+}
+
+/// The compressed bytes: counted, and hashed if nobody has.
+struct Compressed {
+    inner: PartReader,
+    hasher: Option<Hasher>,
+    position: u64,
+    told: u64,
+    layer: usize,
+    shared: Arc<Unpacking>,
+}
+
+impl Read for Compressed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..count]);
+        }
+        self.position += count as u64;
+        let is_end = count == 0 && self.told < self.position;
+        if self.position - self.told >= PROGRESS_STEP_BYTES || is_end {
+            self.told = self.position;
+            let event = ProgressEvent::Building { layer: self.layer, bytes: self.position };
+            self.shared.progress.event(event);
+        }
+        Ok(count)
+    }
+}
+
+/// The compression is read off the first bytes: media types in the wild are wrong about it.
+enum Decoder {
+    Plain(BufReader<Compressed>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Compressed>>>),
+    Zstd(zstd::stream::read::Decoder<'static, BufReader<Compressed>>),
+}
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+impl Decoder {
+    fn new(compressed: Compressed) -> io::Result<Self> {
+        use io::BufRead as _;
+        let mut input = BufReader::with_capacity(CHUNK_BYTES, compressed);
+        let start = input.fill_buf()?;
+        Ok(if start.starts_with(&GZIP_MAGIC) {
+            Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input)))
+        } else if start.starts_with(&ZSTD_MAGIC) {
+            Self::Zstd(zstd::stream::read::Decoder::with_buffer(input)?)
+        } else {
+            Self::Plain(input)
+        })
+    }
+
+    fn into_inner(self) -> Compressed {
+        match self {
+            Self::Plain(input) => input.into_inner(),
+            Self::Gzip(decoder) => decoder.into_inner().into_inner(),
+            Self::Zstd(decoder) => decoder.finish().into_inner(),
+        }
+    }
+}
+
+impl Read for Decoder {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(input) => input.read(buffer),
+            Self::Gzip(decoder) => decoder.read(buffer),
+            Self::Zstd(decoder) => decoder.read(buffer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::image::progress::NoProgress;
+    use crate::image::source::FilePart;
+
+    /// Unpacks `stored`: the bytes, or the reason.
+    fn unpack(
+        stored: &[u8],
+        diff_id: Digest,
+        verified: bool,
+        limit: u64,
+    ) -> Result<Vec<u8>, Reason> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(stored).unwrap();
+        let size_bytes = stored.len() as u64;
+        let layer = Layer { part: FilePart { file, offset: 0, size_bytes }, verified };
+        let digest = Digest::of(stored);
+        let blob = Descriptor { what: format!("layer {digest}"), digest, size_bytes };
+        let shared = Unpacking::new(limit, Arc::new(NoProgress));
+        let task = Task { index: 0, blob, diff_id };
+        let mut bytes = Vec::new();
+        match LayerReader::start(task, layer, shared.clone()).unwrap().read_to_end(&mut bytes) {
+            Ok(_) => Ok(bytes),
+            Err(_) => Err(shared.take_failure().unwrap()),
+        }
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    const LIMIT: u64 = 4 << 20;
+
+    #[test]
+    fn every_compression() {
+        let plain: Vec<u8> = (0..1_000_000_u32).flat_map(|n| [n.to_le_bytes()[0]; 3]).collect();
+        let (first, second) = plain.split_at(1_000_003);
+        let members = [gzip(first), gzip(second)].concat();
+        let zstd = zstd::encode_all(&plain[..], 1).unwrap();
+        for stored in [plain.clone(), gzip(&plain), members, zstd] {
+            for verified in [true, false] {
+                assert!(unpack(&stored, Digest::of(&plain), verified, LIMIT).unwrap() == plain);
+            }
+        }
+        assert_eq!(unpack(b"", Digest::of(b""), true, LIMIT).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let plain = vec![7; 100_000];
+        let got = unpack(&gzip(&plain), Digest::of(b"other"), true, LIMIT);
+        assert!(matches!(got, Err(Reason::DiffIdMismatch { .. })), "{got:?}");
+        let whole = gzip(&plain);
+        let got = unpack(&whole[..whole.len() / 2], Digest::of(&plain), true, LIMIT);
+        assert!(matches!(got, Err(Reason::Decompress { .. })), "{got:?}");
+        let mut corrupt = zstd::encode_all(&plain[..], 1).unwrap();
+        corrupt.truncate(corrupt.len() - 1);
+        let got = unpack(&corrupt, Digest::of(&plain), true, LIMIT);
+        assert!(matches!(got, Err(Reason::Decompress { .. })), "{got:?}");
+    }
+
+    #[test]
+    fn a_bomb_ends_at_the_limit() {
+        let bomb = gzip(&vec![0; 64 << 20]);
+        assert!(bomb.len() < 1 << 20);
+        let got = unpack(&bomb, Digest::of(b""), true, LIMIT);
+        assert!(matches!(got, Err(Reason::Unpacked { limit_bytes: LIMIT, .. })), "{got:?}");
+    }
+}
