@@ -1,9 +1,9 @@
 //! From layers to one bootable image, in one pass over each layer.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 
-use super::layer::{LayerError, Limits};
+use super::layer::{LayerError, Limits, Merge};
 
 /// One layer to be read.
 #[derive(Debug)]
@@ -40,6 +40,9 @@ pub fn build_image<R: Read>(
     out: File,
     limits: &Limits,
 ) -> Result<BuildReport, LayerError> {
-    let _ = (layers.into_iter().next(), out, limits);
-    Err(LayerError::Write(io::ErrorKind::Unsupported.into()))
+    let mut merge = Merge::new(out, limits)?;
+    for Layer { name, reader } in layers {
+        merge.layer(&name, reader)?;
+    }
+    merge.finish()
 }

@@ -7,4 +7,5 @@
 )]
 
 mod cli_docs;
+mod erofs;
 mod tidy;

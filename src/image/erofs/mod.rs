@@ -17,7 +17,6 @@
 //! are zero.
 //!
 //! [`Builder`] is the way in for small trees; `image::layer` feeds the parts below it directly.
-#![allow(dead_code, unused_imports, reason = "the layer merge, which comes next, uses the rest")]
 
 mod attr;
 mod builder;

@@ -8,8 +8,10 @@ pub struct Limits {
     pub layers: usize,
     /// Bytes of all uncompressed archives together.
     pub total_bytes: u64,
-    /// Size in bytes of one file, holes included.
+    /// Size in bytes of one file, holes included. At most 1 TiB.
     pub file_bytes: u64,
+    /// Size in bytes of the image, holes included. At most 1 TiB.
+    pub image_bytes: u64,
     /// Entries of all archives together, directories that they only imply included.
     pub entries: u64,
     /// Bytes of names, link targets, extended attributes and the like that are kept in memory until
@@ -25,9 +27,21 @@ impl Default for Limits {
             layers: 512,
             total_bytes: 64 << 30,
             file_bytes: 1 << 40,
+            image_bytes: 512 << 30,
             entries: 4_000_000,
             metadata_bytes: 512 << 20,
-            depth: 512,
+            depth: 256,
         }
     }
 }
+
+/// Longest path or link target in bytes (`PATH_MAX` without its NUL).
+pub(super) const MAX_PATH_BYTES: usize = 4095;
+/// Most symlinks that are followed on the way to one entry, as in the kernel.
+pub(super) const MAX_SYMLINKS: usize = 40;
+/// Longest extended header (PAX, GNU long name) in bytes.
+pub(super) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+/// Most extended headers in front of one entry.
+pub(super) const MAX_EXTENSIONS: usize = 64;
+/// Most data segments of one sparse file.
+pub(super) const MAX_SEGMENTS: usize = 1 << 18;
