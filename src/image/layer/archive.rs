@@ -7,7 +7,7 @@
 use std::io::{self, Read};
 
 use super::error::Problem;
-use super::header::{BLOCK, Header, gnu_segments};
+use super::header::{BLOCK, GnuSparse, Header, Segments, gnu_segments};
 use super::limits::{MAX_EXTENSION_BYTES, MAX_EXTENSIONS, MAX_SEGMENTS};
 use super::pax::{Pax, PaxSparse, decimal};
 use super::source::Source;
@@ -40,7 +40,7 @@ pub(super) enum EntryKind {
         size: u64,
         /// Where data are, in order and without overlap: (offset, length). The lengths together are
         /// what follows in the archive.
-        segments: Vec<(u64, u64)>,
+        segments: Segments,
     },
     HardLink(Vec<u8>),
     Symlink(Vec<u8>),
@@ -244,8 +244,8 @@ impl<R: Read> Archive<R> {
     }
 
     /// The map of a GNU sparse header; extension blocks lie between it and the contents.
-    fn gnu_sparse(&mut self, header: &Header) -> Result<(u64, Vec<(u64, u64)>), SparseError> {
-        let (mut map, mut more, size) = header.gnu_sparse()?;
+    fn gnu_sparse(&mut self, header: &Header) -> Result<(u64, Segments), SparseError> {
+        let GnuSparse { segments: mut map, mut more, size } = header.gnu_sparse()?;
         while more {
             let mut block = [0; BLOCK];
             if self.source.fill(&mut block)? < BLOCK {
@@ -261,10 +261,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// The map of a sparse file in a PAX archive, if it is one.
-    fn pax_sparse(
-        &mut self,
-        sparse: &PaxSparse,
-    ) -> Result<Option<(u64, Vec<(u64, u64)>)>, SparseError> {
+    fn pax_sparse(&mut self, sparse: &PaxSparse) -> Result<Option<(u64, Segments)>, SparseError> {
         let numbers = match (sparse.version, &sparse.map) {
             ((Some(1), Some(0)), _) => self.sparse_prefix()?,
             ((None, None) | (Some(0), Some(0 | 1)), Some(map)) => map.clone(),

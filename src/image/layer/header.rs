@@ -20,6 +20,19 @@ pub(super) struct Header {
     variant: Variant,
 }
 
+/// Where data are in a sparse file: (offset, length).
+pub(super) type Segments = Vec<(u64, u64)>;
+
+/// The sparse part of a GNU header.
+#[derive(Debug)]
+pub(super) struct GnuSparse {
+    pub(super) segments: Segments,
+    /// Whether a block with more segments follows.
+    pub(super) more: bool,
+    /// Size of the file with its holes.
+    pub(super) size: u64,
+}
+
 impl Header {
     /// Checks the sum. `None` for a block of zeros, which is no header.
     pub(super) fn new(block: [u8; BLOCK]) -> Result<Option<Self>, Problem> {
@@ -92,14 +105,14 @@ impl Header {
         Ok((self.unsigned(329..337, "devmajor")?, self.unsigned(337..345, "devminor")?))
     }
 
-    /// The four sparse segments of a GNU sparse header, whether more blocks of them follow, and the
-    /// size of the file with its holes.
-    pub(super) fn gnu_sparse(&self) -> Result<(Vec<(u64, u64)>, bool, u64), Problem> {
+    /// What a GNU header says about a sparse file.
+    pub(super) fn gnu_sparse(&self) -> Result<GnuSparse, Problem> {
         if self.variant != Variant::Gnu {
             return Err(Problem::Sparse("not a GNU header"));
         }
         let segments = gnu_segments(&self.block[386..482])?;
-        Ok((segments, self.block[482] != 0, self.unsigned(483..495, "realsize")?))
+        let size = self.unsigned(483..495, "realsize")?;
+        Ok(GnuSparse { segments, more: self.block[482] != 0, size })
     }
 
     fn unsigned(&self, field: std::ops::Range<usize>, name: &'static str) -> Result<u64, Problem> {
@@ -109,7 +122,7 @@ impl Header {
 }
 
 /// Sparse segments (offset, length) of a GNU header or extension block; an empty field ends them.
-pub(super) fn gnu_segments(bytes: &[u8]) -> Result<Vec<(u64, u64)>, Problem> {
+pub(super) fn gnu_segments(bytes: &[u8]) -> Result<Segments, Problem> {
     let mut segments = Vec::new();
     for pair in bytes.chunks_exact(24) {
         if pair[0] == 0 {
