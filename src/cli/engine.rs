@@ -15,11 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::home::Home;
 use crate::image::{ImageCache, NoProgress, RegistryAccess};
 use crate::plan::{
-    Action, Desired, DesiredImage, Intent, ObservedState, Plan, PlanOptions, Step, WithheldReason,
-    plan,
+    Action, Desired, DesiredImage, Intent, ObservedState, Plan, PlanOptions, Step, plan,
 };
 use crate::reconcile::{
-    ExecuteOptions, Host, HostError, BootParts, Outcome, RealHost, StepState, execute, observe,
+    BootParts, ExecuteOptions, Host, HostError, Outcome, RealHost, StepState, execute, observe,
 };
 use crate::spec::{Image, ImageSource, Millis, Name, Origins, Project, PullPolicy, ResourceId};
 use crate::store::{Holder, Lease, Store};
@@ -49,7 +48,6 @@ pub(crate) struct Request<'a> {
 
 /// What became of it.
 pub(crate) struct Done {
-    pub(crate) home: Home,
     pub(crate) exit: Exit,
     /// Sandboxes that were started.
     pub(crate) started: BTreeSet<Name>,
@@ -73,14 +71,7 @@ pub(crate) fn undeclared(name: Name) -> Loaded {
         secrets: BTreeMap::new(),
         registries: BTreeMap::new(),
     };
-    Loaded {
-        project,
-        origins: Origins::default(),
-        files: Vec::new(),
-        inputs: Vec::new(),
-        variables: Vec::new(),
-        from_stdin: false,
-    }
+    Loaded { project, origins: Origins::default(), files: Vec::new() }
 }
 
 /// The project of a command that works without a Sandboxfile where `-p` names the project. Says
@@ -98,8 +89,6 @@ pub(crate) fn load_or_name(ui: &Ui, global: &Global) -> Result<(Loaded, bool), C
 /// What exists and what would be done, without touching anything.
 pub(crate) struct Look {
     pub(crate) home: Home,
-    pub(crate) store: Option<SharedStore>,
-    pub(crate) observed: ObservedState,
     pub(crate) plan: Plan,
     /// A command that changed the project was killed.
     pub(crate) unfinished: bool,
@@ -122,7 +111,7 @@ pub(crate) fn look(
         None => (ObservedState::default(), false),
     };
     let plan = make_plan(loaded, selected, options, &observed, &home, store.as_ref())?;
-    Ok(Look { home, store, observed, plan, unfinished })
+    Ok(Look { home, plan, unfinished })
 }
 
 fn make_plan(
@@ -275,7 +264,7 @@ async fn change(
     };
     finish(&host, request, &outcome)?;
     drop(lease);
-    Ok(report(ui, home, &store, &plan, outcome, begun.elapsed()))
+    Ok(report(ui, &home, &store, &plan, outcome, begun.elapsed()))
 }
 
 fn take_lease(ui: &Ui, request: &Request<'_>, store: &Store) -> Result<Lease, CliError> {
@@ -301,13 +290,8 @@ fn take_lease(ui: &Ui, request: &Request<'_>, store: &Store) -> Result<Lease, Cl
 
 fn say_withheld(ui: &Ui, plan: &Plan) {
     for withheld in &plan.withheld {
-        let what = match withheld.reason {
-            WithheldReason::ProtectedReplace => "is protected and is not replaced",
-            WithheldReason::ProtectedRemove => "is protected and is not removed",
-            WithheldReason::VolumeShrink => "would shrink or change its kind, which is not done",
-        };
         let place = withheld.origin.as_ref().map_or_else(String::new, |o| format!(" ({o})"));
-        ui.warn(&format!("{} {what}{place}", withheld.resource));
+        ui.warn(&format!("{}: {}{place}", withheld.resource, withheld.reason));
     }
     for orphan in plan.orphans.iter().filter(|orphan| !orphan.removed) {
         let file =
@@ -348,7 +332,7 @@ fn finish(host: &RealHost, request: &Request<'_>, outcome: &Outcome) -> Result<(
 /// Says how it went.
 fn report(
     ui: &Ui,
-    home: Home,
+    home: &Home,
     store: &SharedStore,
     plan: &Plan,
     outcome: Outcome,
@@ -376,10 +360,10 @@ fn report(
         }
         ui.error(&CliError::from(error));
         if let ResourceId::Sandbox(name) = &step.resource {
-            last_words::say(ui, &home, store, &plan.project, name);
+            last_words::say(ui, home, store, &plan.project, name);
         }
     }
-    Done { home, exit, started, interrupted: outcome.interrupted }
+    Done { exit, started, interrupted: outcome.interrupted }
 }
 
 fn exit_of(step: &Step, error: &HostError) -> Exit {

@@ -2,7 +2,6 @@
 //!
 //! One file per command in `commands/`. Nothing but `ui.rs` prints; every error becomes a
 //! [`error::CliError`], which knows its exit code.
-#![allow(dead_code, reason = "the commands that use the rest of the ui are on their way")]
 #![allow(
     clippy::disallowed_methods,
     reason = "the command line reads files, the environment and the clock for the pure modules"

@@ -36,10 +36,8 @@ impl<'a> Drawing<'a> {
 
     fn started(&mut self, step: &Step) {
         let phase = doing(&step.action);
-        if !self.ui.is_live() {
-            if is_slow(&step.action) {
-                self.line(step, phase, "", Tone::Plain);
-            }
+        if !self.ui.is_live() && is_slow(&step.action) {
+            self.line(step, phase, "", Tone::Plain);
         }
         let live = self.live.entry(step.resource.clone()).or_insert_with(|| Live {
             bar: self.ui.live_line(&format!("{:1$}", label(&step.resource), self.width)),

@@ -22,12 +22,6 @@ pub(crate) struct Loaded {
     pub(crate) origins: Origins,
     /// The Sandboxfiles, absolute, in merge order; empty when read from standard input.
     pub(crate) files: Vec<String>,
-    /// Every other file that was consulted, present or not.
-    pub(crate) inputs: Vec<String>,
-    /// Every variable that was looked up, with what was found.
-    pub(crate) variables: Vec<(String, Option<String>)>,
-    /// Whether standard input was one of the files.
-    pub(crate) from_stdin: bool,
 }
 
 struct Files;
@@ -56,7 +50,6 @@ pub(crate) fn working_directory() -> Result<PathBuf, CliError> {
 pub(crate) fn load(ui: &Ui, global: &Global) -> Result<Loaded, CliError> {
     let cwd = working_directory()?;
     let found = discover(&global.files, &cwd)?;
-    let from_stdin = found.iter().any(|file| file.path.is_none());
     let files =
         found.iter().filter_map(|file| Some(file.path.as_ref()?.display().to_string())).collect();
     let sources: Vec<Source> = found
@@ -80,14 +73,7 @@ pub(crate) fn load(ui: &Ui, global: &Global) -> Result<Loaded, CliError> {
     let Some(project) = parsed.project else {
         return Err(invalid(&parsed.diagnostics));
     };
-    Ok(Loaded {
-        project,
-        origins: parsed.origins,
-        files,
-        inputs: parsed.inputs,
-        variables: parsed.variables,
-        from_stdin,
-    })
+    Ok(Loaded { project, origins: parsed.origins, files })
 }
 
 /// The name of the project that the flags mean: `-p` alone is enough.

@@ -458,10 +458,8 @@ fn create_upper(path: &std::path::Path, size: crate::spec::ByteSize) -> io::Resu
 /// Where tests have the process killed.
 fn crash_point(name: &'static str) {
     fail::fail_point!(name, |_| {
-        let _ = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     });
     let _ = name;
 }

@@ -6,11 +6,6 @@
     reason = "a failed test is what a panic is for"
 )]
 
-mod cli_crash;
 mod cli_docs;
-mod cli_noop;
-mod cli_up;
-mod cli_words;
-mod environment;
 mod erofs;
 mod tidy;
