@@ -8,4 +8,5 @@
 
 mod cli_docs;
 mod erofs;
+mod store;
 mod tidy;
