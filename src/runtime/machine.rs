@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,13 +15,19 @@ use crate::runtime::kvm;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Machine {
     boot_id: String,
+    /// Counts changes of the attempt itself.
+    attempt: u32,
     /// The device node's identity: permissions, or the node itself, may appear later.
     node: Option<(u64, u32, u32)>,
     /// Why KVM cannot run guests; `None` when it can.
     pub(super) kvm: Option<String>,
     /// Frequency of the time stamp counter, where there is an invariant one.
     pub(super) tsc_khz: Option<u64>,
+    /// Where QEMU was found last.
+    pub(super) qemu: Option<PathBuf>,
 }
+
+const ATTEMPT: u32 = 1;
 
 /// The identity of this boot of the machine, a UUID.
 pub fn boot_id() -> io::Result<String> {
@@ -29,7 +36,9 @@ pub fn boot_id() -> io::Result<String> {
 
 impl Machine {
     /// What is known, or finds it out (some 25 ms) and keeps it.
-    pub(super) fn look(home: &Home) -> Self {
+    ///
+    /// A `qemu` that is given is remembered with it, for a process without `PATH`.
+    pub(super) fn look(home: &Home, qemu: Option<&Path>) -> Self {
         let boot_id = boot_id().unwrap_or_default();
         let path = home.runtime().join("machine.json");
         let node = kvm_node();
@@ -38,19 +47,34 @@ impl Machine {
         if let Some(known) = known
             && !boot_id.is_empty()
             && known.boot_id == boot_id
+            && known.attempt == ATTEMPT
             && known.node == node
         {
-            return known;
+            if qemu.is_none_or(|qemu| known.qemu.as_deref() == Some(qemu)) {
+                return known;
+            }
+            return Self { qemu: qemu.map(Path::to_owned), ..known }.kept(home, &path);
         }
-        let machine = Self { boot_id, node, kvm: kvm::probe().err(), tsc_khz: tsc_khz() };
-        // Only a cache: whoever cannot keep it finds it out again.
-        if let Ok(text) = serde_json::to_vec(&machine)
+        let machine = Self {
+            boot_id,
+            attempt: ATTEMPT,
+            node,
+            kvm: kvm::probe().err(),
+            tsc_khz: tsc_khz(),
+            qemu: qemu.map(Path::to_owned),
+        };
+        machine.kept(home, &path)
+    }
+
+    /// Only a cache: whoever cannot keep it finds it out again.
+    fn kept(self, home: &Home, path: &Path) -> Self {
+        if let Ok(text) = serde_json::to_vec(&self)
             && let Ok(mut file) = tempfile::NamedTempFile::new_in(home.runtime())
             && io::Write::write_all(&mut file, &text).is_ok()
         {
-            let _ = file.persist(&path);
+            let _ = file.persist(path);
         }
-        machine
+        self
     }
 }
 
@@ -113,14 +137,14 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let home = Home::at(dir.path());
         home.create()?;
-        let first = Machine::look(&home);
-        assert_eq!(Machine::look(&home), first);
+        let first = Machine::look(&home, None);
+        assert_eq!(Machine::look(&home, None), first);
         let path = home.runtime().join("machine.json");
         let other = Machine { boot_id: "another".to_owned(), tsc_khz: Some(1), ..first.clone() };
         fs::write(&path, serde_json::to_vec(&other)?)?;
-        assert_ne!(Machine::look(&home).tsc_khz, Some(1));
+        assert_ne!(Machine::look(&home, None).tsc_khz, Some(1));
         fs::write(&path, "not JSON")?;
-        assert_eq!(Machine::look(&home).kvm, first.kvm);
+        assert_eq!(Machine::look(&home, None).kvm, first.kvm);
         Ok(())
     }
 

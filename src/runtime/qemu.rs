@@ -36,6 +36,9 @@ const PROGRAM: &str = "qemu-system-x86_64";
 #[cfg(not(target_arch = "x86_64"))]
 const PROGRAM: &str = "qemu-system-aarch64";
 
+/// Supervisors run without `PATH`.
+const USUAL: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
+
 /// Kernel command line:
 /// - `reboot=t panic=-1`: restart by triple fault, at once when the kernel panics.
 /// - `nomodule`, `quiet`: there are no modules; errors and panics are still shown.
@@ -63,20 +66,23 @@ enum Accelerator {
 }
 
 impl Qemu {
-    /// Looks for QEMU in `PATH`, and for a KVM that works.
+    /// Looks for QEMU in `PATH`, where it was last and in the usual places, and for a KVM that works.
     pub fn find(home: &Home) -> Result<Self, Unavailable> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let program = std::env::split_paths(&path)
+        let found = std::env::split_paths(&path)
             .filter(|dir| dir.is_absolute())
             .map(|dir| dir.join(PROGRAM))
-            .find(|file| is_program(file))
+            .find(|file| is_program(file));
+        let machine = Machine::look(home, found.as_deref());
+        let usual = || USUAL.iter().map(|dir| Path::new(dir).join(PROGRAM));
+        let program = found
+            .or_else(|| machine.qemu.clone().into_iter().chain(usual()).find(|p| is_program(p)))
             .ok_or_else(|| Unavailable {
                 reason: format!("{PROGRAM} is not installed"),
                 help: "install it: `apt-get install --no-install-recommends qemu-system-x86` \
                        (Debian, Ubuntu), `dnf install qemu-system-x86-core` (Fedora)"
                     .to_owned(),
             })?;
-        let machine = Machine::look(home);
         let accelerator = match machine.kvm {
             None => Accelerator::Kvm,
             Some(because) => Accelerator::Tcg { because, tsc_khz: machine.tsc_khz },
