@@ -336,7 +336,7 @@ memory = 5
 [sandbox.b
 image = "x"
 "#]);
-    expect_test::expect![[]].assert_debug_eq(&messages);
+    expect_test::expect![[""]].assert_debug_eq(&messages);
 }
 
 mod properties {
