@@ -6,6 +6,7 @@
     reason = "a failed test is what a panic is for"
 )]
 
+mod agent;
 mod cli_docs;
 mod erofs;
 mod store;
