@@ -10,6 +10,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 /// The highest signal number.
 const LAST_SIGNAL: c_int = 64;
+/// The length of the kernel's `sigaction`, in words: handler, flags, restorer and mask.
+const KERNEL_SIGACTION: usize = 4;
+/// The length of the kernel's signal set, in bytes.
+const SIGSET_LEN: usize = 8;
 
 /// What the child does before it becomes the command, and the command.
 pub(super) struct Command {
@@ -145,8 +149,12 @@ impl Child<'_> {
         let ok = |result: c_int, stage| if result < 0 { Err(stage) } else { Ok(()) };
         // SAFETY: plain system calls with pointers to memory prepared before the fork.
         unsafe {
+            // Not through the C library, which keeps two signals for itself: the agent may have
+            // inherited them as ignored.
+            let default = [0_u64; KERNEL_SIGACTION];
             for signal in 1..=LAST_SIGNAL {
-                libc::signal(signal, libc::SIG_DFL);
+                let none = ptr::null_mut::<u64>();
+                libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGSET_LEN);
             }
             ok(libc::setsid(), Stage::Stdio)?;
             if self.command.tty {

@@ -32,7 +32,7 @@ use msb_protocol::{
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use self::child::{FAILURE_LEN, Failure};
 use self::stdio::{Pending, Read, Source, Stdio};
@@ -136,7 +136,7 @@ impl Session {
                     drain(1, &mut self.stdio.stdout, &mut buffer, writer).await?;
                     drain(2, &mut self.stdio.stderr, &mut buffer, writer).await?;
                 }
-                () = sleep(PROBE), if input.is_full() => {
+                () = input.stalled_for(PROBE) => {
                     writer.write(&[]).await.map_err(|_| HostGone)?;
                 }
             }

@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use msb_protocol::{ExecRequest, StdinMode, Tty};
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fcntl_getfl, fcntl_setfl};
@@ -16,6 +17,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 /// Input that the command has not read yet, in bytes. While more waits, the host is not heard.
 const MAX_PENDING_INPUT: usize = 256 << 10;
@@ -166,6 +168,7 @@ pub(super) struct Pending {
     /// The command does not take any more: what comes is dropped.
     refused: Cell<bool>,
     added: Notify,
+    filled: Notify,
     taken: Notify,
 }
 
@@ -179,12 +182,20 @@ impl Pending {
         }
         self.added.notify_one();
         while self.is_full() {
+            self.filled.notify_one();
             self.taken.notified().await;
         }
     }
 
-    /// Whether the host is not heard for now.
-    pub(super) fn is_full(&self) -> bool {
+    /// Returns when the host has not been heard for `time`, because too much is pending.
+    pub(super) async fn stalled_for(&self, time: Duration) {
+        while !self.is_full() {
+            self.filled.notified().await;
+        }
+        sleep(time).await;
+    }
+
+    fn is_full(&self) -> bool {
         self.bytes.borrow().len() > MAX_PENDING_INPUT
     }
 
