@@ -17,6 +17,7 @@ use super::config::ImageConfig;
 use super::digest::Digest;
 use super::error::{ImageError, Reason};
 use super::limits::TransferLimits;
+use super::local::split_tag;
 use super::platform::Platform;
 use super::progress::Progress;
 use super::pull;
@@ -189,7 +190,7 @@ pub(super) fn source_key(image: &Image) -> Result<SourceKey, Reason> {
     let reference = match &image.source {
         ImageSource::Oci(text) => text.parse::<ImageRef>()?.to_string(),
         ImageSource::Dir(text) => format!("dir:{text}"),
-        ImageSource::Archive(text) => format!("archive:{text} {}", stamp(Path::new(text))?),
+        ImageSource::Archive(text) => format!("archive:{text} {}", stamp(split_tag(text).0)?),
         ImageSource::Disk { .. } => return Err(Reason::NotAnImage("a disk image")),
     };
     Ok(SourceKey { reference, platform: platform_of(image)?.to_string() })

@@ -6,8 +6,9 @@
     reason = "a failed test is what a panic is for"
 )]
 
-mod agent;
 mod cli_docs;
 mod erofs;
-mod store;
+mod lying_registry;
+mod registry;
+mod support;
 mod tidy;
