@@ -3,6 +3,7 @@
 //! `docs/architecture.md` draws the layers; a test holds the imports against it.
 
 pub mod cli;
+pub mod client;
 pub mod home;
 pub mod image;
 pub mod manifest;

@@ -122,6 +122,109 @@ impl From<crate::home::HomeError> for CliError {
     }
 }
 
+impl From<crate::store::StoreError> for CliError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+impl From<crate::store::LeaseError> for CliError {
+    fn from(error: crate::store::LeaseError) -> Self {
+        let held = matches!(error, crate::store::LeaseError::Held { .. });
+        let this = Self::new(if held { Exit::LeaseHeld } else { Exit::Failed }, error);
+        if held { this.hint("`--lock-timeout` waits longer") } else { this }
+    }
+}
+
+impl From<crate::reconcile::ObserveError> for CliError {
+    fn from(error: crate::reconcile::ObserveError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+impl From<crate::reconcile::HostError> for CliError {
+    fn from(error: crate::reconcile::HostError) -> Self {
+        use crate::image::ImageError;
+        use crate::reconcile::HostError;
+
+        let help = match &error {
+            HostError::Failed(inner) => {
+                inner.downcast_ref::<ImageError>().and_then(ImageError::help)
+            }
+            HostError::Unhealthy { sandbox, .. }
+            | HostError::Exited { sandbox, .. }
+            | HostError::Crashed { sandbox, .. } => Some(format!("`msb logs {sandbox}` shows all")),
+            HostError::TimedOut { .. } => Some("`--wait-timeout` waits longer".to_owned()),
+        };
+        let this = Self::new(Exit::Failed, error);
+        match help {
+            Some(help) => this.hint(help),
+            None => this,
+        }
+    }
+}
+
+impl From<crate::image::ImageError> for CliError {
+    fn from(error: crate::image::ImageError) -> Self {
+        let help = error.help();
+        let this = Self::new(Exit::Failed, error);
+        match help {
+            Some(help) => this.hint(help),
+            None => this,
+        }
+    }
+}
+
+impl From<crate::plan::PlanError> for CliError {
+    fn from(error: crate::plan::PlanError) -> Self {
+        use crate::plan::PlanError;
+
+        let (exit, hint) = match &error {
+            PlanError::Cycle { .. } | PlanError::Pattern { .. } => (Exit::InvalidFile, None),
+            PlanError::Unknown { .. } => (Exit::Usage, Some("`msb ps` lists what exists")),
+            PlanError::WouldEmpty { .. } => (Exit::NeedsConfirmation, Some("`--allow-empty`")),
+            PlanError::StillRuns { .. } => (Exit::Failed, Some("`msb rm --stop` stops it first")),
+            PlanError::NotCreated { .. } | PlanError::StoredSpec { .. } => (Exit::Failed, None),
+        };
+        let this = Self::new(exit, error);
+        match hint {
+            Some(hint) => this.hint(hint),
+            None => this,
+        }
+    }
+}
+
+impl From<crate::manifest::UnknownSandbox> for CliError {
+    fn from(error: crate::manifest::UnknownSandbox) -> Self {
+        let suggestion = error.suggestion.clone();
+        let this = Self::new(Exit::Usage, error);
+        match suggestion {
+            Some(name) => this.hint(format!("did you mean `{name}`?")),
+            None => this,
+        }
+    }
+}
+
+impl From<crate::runtime::Unavailable> for CliError {
+    fn from(error: crate::runtime::Unavailable) -> Self {
+        let help = error.help.clone();
+        let this = Self::new(Exit::RuntimeMissing, error);
+        if help.is_empty() { this } else { this.hint(help) }
+    }
+}
+
+impl From<crate::supervisor::ControlError> for CliError {
+    fn from(error: crate::supervisor::ControlError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+impl From<crate::client::ExecError> for CliError {
+    fn from(error: crate::client::ExecError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
 impl From<std::io::Error> for CliError {
     /// For standard output; file errors come with their path as other types.
     fn from(error: std::io::Error) -> Self {

@@ -2,17 +2,26 @@
 //!
 //! One file per command in `commands/`. Nothing but `ui.rs` prints; every error becomes a
 //! [`error::CliError`], which knows its exit code.
-#![allow(dead_code, reason = "the commands that use the rest of the ui are on their way")]
 #![allow(
     clippy::disallowed_methods,
     reason = "the command line reads files, the environment and the clock for the pure modules"
 )]
 
 mod args;
+mod attached;
 mod commands;
+mod discover;
+mod engine;
 mod error;
 mod escape;
+mod interrupt;
+mod last_words;
+mod log_lines;
+mod machine;
+mod progress;
+mod project;
 mod reference;
+mod terminal;
 mod ui;
 
 use std::process::ExitCode;
@@ -26,6 +35,8 @@ pub use reference::reference;
 
 /// Runs the command that the process's arguments name and returns its exit code.
 pub fn main() -> ExitCode {
+    #[cfg(feature = "test-support")]
+    let _failpoints = fail::FailScenario::setup();
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -109,18 +109,6 @@ impl Ui {
         }
     }
 
-    /// How to speak before the flags are known.
-    pub(crate) fn plain() -> Self {
-        Self {
-            out_color: false,
-            err_color: false,
-            out_terminal: false,
-            err_terminal: false,
-            quiet: false,
-            bars: MultiProgress::new(),
-        }
-    }
-
     /// Whether live lines are drawn.
     pub(crate) const fn is_live(&self) -> bool {
         self.err_terminal && !self.quiet

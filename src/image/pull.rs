@@ -211,16 +211,17 @@ async fn download_all(
     slots: Vec<Slot<'_>>,
     parallel: usize,
 ) -> Result<(), Reason> {
-    stream::iter(slots)
+    // Made before they are polled: a stream that kept the closure would not be known to be `Send`.
+    let downloads: Vec<_> = slots
+        .into_iter()
         .map(|(index, blob, sender)| async move {
             let layer = downloader.layer(index, blob).await?;
             // The build has ended if nobody takes it, and says why.
             let _ = sender.send(layer);
             Ok(())
         })
-        .buffer_unordered(parallel.max(1))
-        .try_collect()
-        .await
+        .collect();
+    stream::iter(downloads).buffer_unordered(parallel.max(1)).try_collect().await
 }
 
 /// The lock of an image's digest, beside the blobs.

@@ -70,6 +70,14 @@ impl Diagnostic {
         self
     }
 
+    /// Points at the key that starts at `offset` of `text`.
+    pub(crate) fn at_key(self, text: &Arc<SourceText>, offset: usize) -> Self {
+        let rest = text.text().get(offset..).unwrap_or("");
+        let len = rest.find(|c: char| c.is_whitespace() || c == '=').unwrap_or(rest.len());
+        let named = Arc::new(NamedSource::new(text.name(), text.text().clone()));
+        self.in_text(text.clone(), named, vec![Label { start: offset, len, text: None }])
+    }
+
     /// Whether it is an error or a warning.
     pub fn severity(&self) -> Severity {
         self.severity

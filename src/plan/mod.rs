@@ -49,7 +49,7 @@ pub use build::plan;
 pub use cause::{Cause, FieldChange};
 pub use class::ChangeClass;
 pub use desired::{Desired, DesiredImage, PlannedSpec};
-pub use hash::{SpecHash, canonical_json, spec_hash};
+pub use hash::{InvalidSpecHash, SpecHash, canonical_json, spec_hash};
 pub use observed::{ObservedSandbox, ObservedState, ObservedVolume};
 pub use options::{Intent, PlanError, PlanOptions};
 pub use step::{Action, Orphan, Plan, Step, StepId, Summary, Withheld, WithheldReason};

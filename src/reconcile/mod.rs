@@ -8,13 +8,18 @@
 mod execute;
 #[cfg(any(test, feature = "test-support"))]
 mod fake;
+mod host;
 mod host_trait;
+mod observe;
 #[cfg(test)]
 mod properties;
+mod pull;
 mod report;
 
 pub use execute::{ExecuteOptions, Outcome, StepState, execute};
 #[cfg(any(test, feature = "test-support"))]
 pub use fake::{FakeHost, FakeSandbox, Machine};
+pub use host::{BootParts, RealHost};
 pub use host_trait::{Host, HostError, Progress, ProgressHandle, StepOutput};
+pub use observe::{ObserveError, observe, rows};
 pub use report::{Event, Reporter, Silent};

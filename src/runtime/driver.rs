@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::str::FromStr;
 
 use crate::home::Home;
-use crate::runtime::{VmCommand, VmConfig, VmLinks};
+use crate::runtime::{Qemu, VmCommand, VmConfig, VmLinks};
 
 /// A way to run one microVM. Every driver ends as one child process.
 pub trait Driver: Send + Sync + fmt::Debug {
@@ -129,20 +129,13 @@ impl FromStr for DriverChoice {
 /// The driver that `choice` means on this machine. What was found out about the machine is kept
 /// under `home` until it is rebooted.
 pub fn driver(choice: DriverChoice, home: &Home) -> Result<Box<dyn Driver>, Unavailable> {
-    let _ = home;
     match choice {
-        DriverChoice::Auto | DriverChoice::Qemu => Err(Unavailable {
-            reason: "the qemu driver is not built in".to_owned(),
-            help: String::new(),
-        }),
+        DriverChoice::Auto | DriverChoice::Qemu => Ok(Box::new(Qemu::find(home)?)),
         DriverChoice::Krun => Err(Unavailable {
             reason: "the krun driver is not supported by this version yet".to_owned(),
             help: "use the qemu driver: `--driver qemu`".to_owned(),
         }),
         #[cfg(feature = "test-support")]
-        DriverChoice::Local => Err(Unavailable {
-            reason: "the local driver is not built in".to_owned(),
-            help: String::new(),
-        }),
+        DriverChoice::Local => Ok(Box::new(crate::runtime::local::Local::install(home)?)),
     }
 }

@@ -11,14 +11,24 @@
 //! with this process, and is waited for and killed through its pidfd only.
 
 mod agent_binary;
+mod child;
 mod command;
 mod driver;
+mod jail;
+mod kvm;
 mod links;
+#[cfg(feature = "test-support")]
+mod local;
+mod machine;
+mod qemu;
 
 pub use agent_binary::AGENT;
+pub use child::start_time;
 pub use command::{Disk, Passed, PassedFd, VmCommand, VmConfig};
 pub use driver::{
     Capabilities, Driver, DriverChoice, InvalidDriver, JailReport, LayerReport, Unavailable, Vm,
     VmExit, WaitFuture, driver,
 };
 pub use links::{HostLinks, VmLinks, record_console};
+pub use machine::boot_id;
+pub use qemu::Qemu;

@@ -48,6 +48,18 @@ impl Name {
         Ok(Self(text))
     }
 
+    /// A name made from `text`: what no name may hold becomes `-` or is cut off, and nothing left
+    /// becomes `x`.
+    pub fn generated(text: &str) -> Self {
+        let plain = |c: char| {
+            let c = c.to_ascii_lowercase();
+            if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }
+        };
+        let text: String = text.chars().map(plain).take(Self::MAX_SEGMENT).collect();
+        let text = text.trim_matches('-');
+        Self(if text.is_empty() { "x".to_owned() } else { text.to_owned() })
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -127,6 +139,14 @@ mod tests {
         assert_eq!(Name::new("-db"), Err(InvalidName::Edge));
         assert_eq!(Name::new("a".repeat(64)), Err(InvalidName::TooLong));
         assert_eq!(Name::new("../x"), Err(InvalidName::Character('.')));
+    }
+
+    #[test]
+    fn generated_names_are_names() {
+        for text in ["", "--", "My Dir/ü", &"a".repeat(99), "-x-"] {
+            let name = Name::generated(text);
+            assert_eq!(Name::new(name.as_str()), Ok(name));
+        }
     }
 
     #[test]

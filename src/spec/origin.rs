@@ -122,6 +122,12 @@ impl Origins {
         self.resolve(self.root.find(path)?)
     }
 
+    /// The text and byte offset of `path`, or of its nearest ancestor in the tree.
+    pub fn locate(&self, path: &str) -> Option<(Arc<SourceText>, usize)> {
+        let (text, offset) = self.root.find(path)?;
+        Some((self.texts.get(text as usize)?.clone(), offset as usize))
+    }
+
     fn resolve(&self, (text, offset): (u32, u32)) -> Option<Origin> {
         Some(self.texts.get(text as usize)?.place(offset as usize))
     }

@@ -52,6 +52,16 @@ pub enum StoreError {
         /// What SQLite says.
         source: Box<rusqlite::Error>,
     },
+    /// The file is shorter than any database.
+    #[error(
+        "{path}: the database is cut off after {length} bytes: restore it from a copy, or move it away to start anew"
+    )]
+    CutOff {
+        /// Which.
+        path: PathBuf,
+        /// What is left of it, in bytes.
+        length: u64,
+    },
     /// The file is a database, but of another program.
     #[error("{path}: this is not a database of msb")]
     Foreign {

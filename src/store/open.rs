@@ -1,6 +1,6 @@
 //! Opening the database, and transactions.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const SQLITE_MIN: i32 = 3_051_003;
 /// Marks the file as ours (`PRAGMA application_id`): "msb\0".
 pub(super) const APPLICATION_ID: i32 = 0x6d73_6200;
+/// One page, in bytes: SQLite's default, which is what databases are made with.
+const SMALLEST_DATABASE: u64 = 4096;
 /// Statements kept prepared.
 const STATEMENTS: usize = 64;
 
@@ -53,16 +55,21 @@ impl Store {
         check_library()?;
         home.create()?;
         let path = home.database();
-        make_file(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+        let length =
+            make_file(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+        check_length(&path, length)?;
         let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let sql = |operation, source| StoreError::sql(&path, operation, source);
-        let version = check_version(&conn, &path)?;
-        if version == 0 {
-            // Permanent, and cannot change inside a transaction.
-            conn.pragma_update(None, "journal_mode", "wal")
-                .map_err(|e| sql("set the journal mode", e))?;
-        }
-        if version < migrations::SCHEMA_VERSION {
+        if check_version(&conn, &path)? < migrations::SCHEMA_VERSION {
+            // The journal mode cannot be changed while others open the database, and no busy
+            // handler waits for that.
+            let alone = lock_dir(home.root());
+            let _alone =
+                alone.map_err(|source| StoreError::Io { path: home.root().to_owned(), source })?;
+            if check_version(&conn, &path)? == 0 {
+                conn.pragma_update(None, "journal_mode", "wal")
+                    .map_err(|e| sql("set the journal mode", e))?;
+            }
             migrations::apply(&mut conn).map_err(|e| sql("update the schema", e))?;
             check_version(&conn, &path)?;
         }
@@ -77,7 +84,7 @@ impl Store {
         let path = home.database();
         match fs::metadata(&path) {
             Ok(meta) if meta.len() == 0 => return Ok(None),
-            Ok(_) => {}
+            Ok(meta) => check_length(&path, meta.len())?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StoreError::Io { path, source }),
         }
@@ -161,8 +168,16 @@ fn check_library() -> Result<(), StoreError> {
     Ok(())
 }
 
-/// SQLite would make the file with the permissions of the umask, so it is made here.
-fn make_file(path: &Path) -> io::Result<()> {
+/// SQLite takes a file without a whole page for a new database, and would write over it.
+fn check_length(path: &Path, length: u64) -> Result<(), StoreError> {
+    if (1..SMALLEST_DATABASE).contains(&length) {
+        return Err(StoreError::CutOff { path: path.to_owned(), length });
+    }
+    Ok(())
+}
+
+/// SQLite would make the file with the permissions of the umask, so it is made here; its length.
+fn make_file(path: &Path) -> io::Result<u64> {
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
     }
@@ -172,7 +187,7 @@ fn make_file(path: &Path) -> io::Result<()> {
     if meta.permissions().mode() & 0o077 != 0 {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
     }
-    Ok(())
+    Ok(meta.len())
 }
 
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
@@ -186,13 +201,23 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
+fn lock_dir(dir: &Path) -> io::Result<File> {
+    let dir = File::open(dir)?;
+    rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive)?;
+    Ok(dir)
+}
+
+/// Reads whose database it is, and its version, as of one moment.
 fn check_version(conn: &Connection, path: &Path) -> Result<u32, StoreError> {
-    let sql = |source| StoreError::sql(path, "read its version", source);
-    let found = migrations::version(conn).map_err(sql)?;
-    let application: i32 =
-        conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(sql)?;
-    let tables: u32 =
-        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sql)?;
+    let read = || {
+        let tx = conn.unchecked_transaction()?;
+        let tables: u32 =
+            tx.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let application: i32 = tx.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        Ok((tables, application, migrations::version(&tx)?))
+    };
+    let (tables, application, found) =
+        read().map_err(|source| StoreError::sql(path, "read its version", source))?;
     if application != APPLICATION_ID && tables > 0 {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }

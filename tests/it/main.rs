@@ -6,9 +6,11 @@
     reason = "a failed test is what a panic is for"
 )]
 
+mod agent;
 mod cli_docs;
 mod erofs;
 mod lying_registry;
 mod registry;
+mod store;
 mod support;
 mod tidy;

@@ -116,18 +116,42 @@ pub async fn write_data<W: AsyncWrite + Unpin>(
     fd: u8,
     bytes: &[u8],
 ) -> io::Result<()> {
+    let mut buffer = DataBuffer::new(bytes.len().min(MAX_DATA));
     let mut rest = bytes;
     loop {
         let (chunk, tail) = rest.split_at(rest.len().min(MAX_DATA));
-        let mut header = [fd + 1, 0, 0, 0, 0];
-        let length = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-        header[1..].copy_from_slice(&length.to_le_bytes());
-        writer.write_all(&header).await?;
-        writer.write_all(chunk).await?;
+        buffer.space()[..chunk.len()].copy_from_slice(chunk);
+        writer.write_all(buffer.frame(fd, chunk.len())).await?;
         if tail.is_empty() {
             return Ok(());
         }
         rest = tail;
+    }
+}
+
+/// Room for one data frame whose payload is read in place, so that header and payload are one
+/// write.
+#[derive(Debug)]
+pub struct DataBuffer(Vec<u8>);
+
+impl DataBuffer {
+    /// Room for `capacity` bytes, at most [`MAX_DATA`].
+    pub fn new(capacity: usize) -> Self {
+        Self(vec![0; HEADER + capacity.min(MAX_DATA)])
+    }
+
+    /// Where the payload goes.
+    pub fn space(&mut self) -> &mut [u8] {
+        &mut self.0[HEADER..]
+    }
+
+    /// The frame of the first `length` bytes of the space, for stream `fd` (0, 1 or 2).
+    pub fn frame(&mut self, fd: u8, length: usize) -> &[u8] {
+        let end = self.0.len().min(HEADER + length);
+        let length = u32::try_from(end - HEADER).unwrap_or(u32::MAX);
+        self.0[0] = fd + 1;
+        self.0[1..HEADER].copy_from_slice(&length.to_le_bytes());
+        &self.0[..end]
     }
 }
 

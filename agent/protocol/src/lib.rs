@@ -26,7 +26,9 @@ mod messages;
 pub mod mux;
 mod preamble;
 
-pub use codec::{Frame, FrameError, MAX_DATA, MAX_MESSAGE, read_frame, write_data, write_message};
+pub use codec::{
+    DataBuffer, Frame, FrameError, MAX_DATA, MAX_MESSAGE, read_frame, write_data, write_message,
+};
 pub use handshake::{HandshakeError, agent_handshake, host_handshake};
 pub use messages::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,

@@ -66,7 +66,7 @@ pub struct BootConfig {
     pub tmpfs: Vec<TmpfsMount>,
     /// The host name.
     pub hostname: String,
-    /// Other names that `/etc/hosts` gives this host.
+    /// Further entries of `/etc/hosts`: names by address.
     #[serde(default)]
     pub hosts: BTreeMap<String, Vec<String>>,
     /// The wall clock, in nanoseconds since the Unix epoch.
@@ -74,7 +74,8 @@ pub struct BootConfig {
 }
 
 /// The root file system: an overlay of read-only disks under a writable one. Disks are named by
-/// their virtio serial. No lowers and no upper: the agent's own root (the `local` test driver).
+/// their virtio serial. Without an upper a memory file system is written to; without lowers
+/// everything happens in the agent's own root (the `local` test driver).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootConfig {
     /// EROFS disks, topmost first.

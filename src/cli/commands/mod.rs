@@ -1,7 +1,16 @@
 //! One file per command.
 
 mod completion;
+mod config;
+mod down;
+mod exec;
 mod init;
+mod lifecycle;
+mod logs;
+mod ls;
+mod plan;
+mod ps;
+mod up;
 mod version;
 
 use super::args::{Cli, Command};
@@ -10,7 +19,20 @@ use super::ui::Ui;
 
 /// Runs the chosen command.
 pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
+    let global = &cli.global;
     match cli.command {
+        Command::Up(args) => up::run(ui, global, &args),
+        Command::Down(args) => down::run(ui, global, &args),
+        Command::Plan(args) => plan::run(ui, global, &args),
+        Command::Ps(args) => ps::run(ui, global, &args),
+        Command::Ls(args) => ls::run(ui, &args),
+        Command::Exec(args) => exec::run(ui, global, &args),
+        Command::Logs(args) => logs::run(ui, global, &args),
+        Command::Start(args) => lifecycle::start(ui, global, &args),
+        Command::Stop(args) => lifecycle::stop(ui, global, &args),
+        Command::Restart(args) => lifecycle::restart(ui, global, &args),
+        Command::Rm(args) => lifecycle::rm(ui, global, &args),
+        Command::Config(args) => config::run(ui, global, &args),
         Command::Init(args) => init::run(ui, &args),
         Command::Completion(args) => completion::run(ui, &args),
         Command::Version(args) => version::run(ui, &args),

@@ -1,0 +1,197 @@
+//! The connection to the host: streams in, one task each.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use msb_protocol::mux::{self, MuxStream};
+use msb_protocol::{
+    BootConfig, BootFailed, ControlInput, ControlOutput, ExecFailure, ExecOutput, Request,
+    agent_handshake, read_frame, write_message,
+};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+use crate::boot;
+use crate::port::Port;
+use crate::reaper::Reaper;
+use crate::{exec, stop};
+
+/// Where the agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// As PID 1 of a guest.
+    Guest,
+    /// As an ordinary process.
+    Process,
+}
+
+/// What all streams share.
+pub(crate) struct Agent {
+    pub(crate) place: Place,
+    pub(crate) reaper: Reaper,
+    /// What boot did that shutdown undoes.
+    pub(crate) booted: RefCell<Option<boot::Booted>>,
+    phase: Cell<Phase>,
+    has_control: Cell<bool>,
+    /// Exec sessions that run.
+    sessions: Cell<usize>,
+    session_ended: Notify,
+    /// Everything is stopped and the host has been told.
+    finished: Notify,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Ready,
+    Stopping,
+}
+
+/// Serves the host on `port` until it asks for a shutdown (then `Ok`) or goes away.
+pub(crate) fn run(port: OwnedFd, place: Place) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, serve(port, place))
+}
+
+async fn serve(port: OwnedFd, place: Place) -> io::Result<()> {
+    let (reaper, events) = Reaper::new()?;
+    let agent = Rc::new(Agent {
+        place,
+        reaper,
+        booted: RefCell::new(None),
+        phase: Cell::new(Phase::Waiting),
+        has_control: Cell::new(false),
+        sessions: Cell::new(0),
+        session_ended: Notify::new(),
+        finished: Notify::new(),
+    });
+    let collecting = agent.clone();
+    tokio::task::spawn_local(async move { collecting.reaper.run(events).await });
+
+    let (mut port, synchronous) = Port::new(port)?;
+    agent_handshake(&mut port).await.map_err(io::Error::other)?;
+    let (mut acceptor, driver) = mux::server(port);
+    let driver = tokio::task::spawn_local(driver);
+    let is_finished = loop {
+        tokio::select! {
+            stream = acceptor.accept() => match stream {
+                Some(stream) => {
+                    tokio::task::spawn_local(agent.clone().stream(stream));
+                }
+                None => break false,
+            },
+            () = agent.finished.notified() => break true,
+        }
+    };
+    if is_finished {
+        if place == Place::Guest {
+            stop::restart_when_overdue();
+            synchronous.set(true);
+        }
+        acceptor.closer().close().await;
+        return Ok(());
+    }
+    agent.stop(0).await;
+    match driver.await {
+        Ok(Err(error)) => Err(io::Error::other(error)),
+        _ => Err(io::Error::other("the host has gone")),
+    }
+}
+
+impl Agent {
+    async fn stream(self: Rc<Self>, stream: MuxStream) {
+        let (mut reader, writer) = tokio::io::split(stream);
+        let mut buffer = Vec::new();
+        // A stream that starts with anything else is dropped, which resets it.
+        let Ok(Some(frame)) = read_frame(&mut reader, &mut buffer).await else { return };
+        match frame.message::<Request>() {
+            Ok(Request::Control) if !self.has_control.replace(true) => {
+                self.control(reader, writer).await;
+                self.has_control.set(false);
+            }
+            Ok(Request::Exec(request)) => self.exec(request, reader, writer).await,
+            Ok(Request::Control) | Err(_) => {}
+        }
+    }
+
+    async fn control(&self, mut reader: ReadHalf<MuxStream>, mut writer: WriteHalf<MuxStream>) {
+        let mut buffer = Vec::new();
+        while let Ok(Some(frame)) = read_frame(&mut reader, &mut buffer).await {
+            let Ok(input) = frame.message::<ControlInput>() else { return };
+            let output = match input {
+                ControlInput::Boot(config) => match self.boot(&config) {
+                    Ok(uptime_us) => ControlOutput::Ready { uptime_us },
+                    Err(failed) => ControlOutput::BootFailed(failed),
+                },
+                ControlInput::Shutdown { grace_ms } => {
+                    self.stop(grace_ms).await;
+                    let _ = write_message(&mut writer, &ControlOutput::Bye).await;
+                    let _ = writer.shutdown().await;
+                    self.finished.notify_one();
+                    return;
+                }
+            };
+            if write_message(&mut writer, &output).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn boot(&self, config: &BootConfig) -> Result<u64, BootFailed> {
+        if self.phase.get() != Phase::Waiting {
+            let message = "the guest has been set up already".to_owned();
+            return Err(BootFailed { stage: "boot".to_owned(), message });
+        }
+        if self.place == Place::Guest {
+            let booted = boot::set_up(config)?;
+            *self.booted.borrow_mut() = booted;
+        }
+        self.phase.set(Phase::Ready);
+        Ok(boot::uptime_us())
+    }
+
+    async fn exec(
+        &self,
+        request: msb_protocol::ExecRequest,
+        reader: ReadHalf<MuxStream>,
+        mut writer: WriteHalf<MuxStream>,
+    ) {
+        let refusal = match self.phase.get() {
+            Phase::Ready => None,
+            Phase::Waiting => Some("the guest is not set up yet"),
+            Phase::Stopping => Some("the guest is shutting down"),
+        };
+        if let Some(refusal) = refusal {
+            let failed = ExecOutput::Failed(ExecFailure::System(refusal.to_owned()));
+            let _ = write_message(&mut writer, &failed).await;
+            let _ = writer.shutdown().await;
+            return;
+        }
+        self.sessions.update(|count| count + 1);
+        exec::serve(&self.reaper, request, reader, writer).await;
+        self.sessions.update(|count| count - 1);
+        self.session_ended.notify_waiters();
+    }
+
+    /// Stops everything; no session starts from here on.
+    async fn stop(&self, grace_ms: u64) {
+        self.phase.set(Phase::Stopping);
+        stop::stop(self, grace_ms).await;
+    }
+
+    /// Returns when every session has said how it ended.
+    pub(crate) async fn sessions_ended(&self) {
+        loop {
+            let ended = self.session_ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.sessions.get() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! `msb plan`: what `up` would do, and why.
+
+use crate::cli::args::{Format, Global, Plan};
+use crate::cli::engine;
+use crate::cli::error::{CliError, Exit};
+use crate::cli::project;
+use crate::cli::ui::Ui;
+
+pub(crate) fn run(ui: &Ui, global: &Global, args: &Plan) -> Result<Exit, CliError> {
+    let loaded = project::load(ui, global)?;
+    let mut selected = project::select(&loaded, &args.selection.names, global)?;
+    if args.selection.no_deps {
+        selected = args.selection.names.iter().cloned().collect();
+    }
+    let options = super::up::options(&args.selection, &selected, false);
+    let look = engine::look(&loaded, &selected, &options)?;
+    match args.format {
+        Format::Text => ui.data(&look.plan.to_string())?,
+        Format::Json => ui.json(&look.plan)?,
+    }
+    let changes = args.detailed_exitcode && !look.plan.is_empty();
+    Ok(if changes { Exit::Changes } else { Exit::Ok })
+}

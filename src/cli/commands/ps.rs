@@ -1,0 +1,121 @@
+//! `msb ps`: the project's sandboxes.
+
+use serde_json::{Value, json};
+
+use crate::cli::args::{Format, Global, Ps};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::project;
+use crate::cli::ui::{Table, Tone, Ui};
+use crate::reconcile;
+use crate::spec::{Health, SandboxSpec, Status};
+use crate::store::{SandboxRow, Store, now_ms};
+
+/// Hex digits of an id or a digest that are shown to people.
+const SHORT: usize = 12;
+
+pub(crate) fn run(ui: &Ui, global: &Global, args: &Ps) -> Result<Exit, CliError> {
+    let project = project::name(ui, global)?;
+    let mut rows = match Store::open_read_only(&project::home()?)? {
+        Some(store) => reconcile::rows(&store, project.as_str())?,
+        None => Vec::new(),
+    };
+    for name in &args.names {
+        if !rows.iter().any(|row| row.name == name.as_str()) {
+            let message = format!("sandbox `{name}` of project `{project}` does not exist");
+            return Err(CliError::message(Exit::Failed, message));
+        }
+    }
+    if !args.names.is_empty() {
+        rows.retain(|row| args.names.iter().any(|name| name.as_str() == row.name));
+    }
+    match args.format {
+        Format::Text => table(ui, &rows)?,
+        Format::Json => ui.json(&json!({
+            "schema": "msb.ps/1",
+            "project": project,
+            "sandboxes": rows.iter().map(document).collect::<Vec<_>>(),
+        }))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn table(ui: &Ui, rows: &[SandboxRow]) -> Result<(), CliError> {
+    let now = now_ms();
+    let mut table = Table::new(&["NAME", "STATUS", "FOR", "IMAGE", "ID"]);
+    for row in rows {
+        let (status, tone) = status(row);
+        table.row([
+            (row.name.clone(), Tone::Plain),
+            (status, tone),
+            (age(row, now), Tone::Plain),
+            (image(row), Tone::Plain),
+            (row.id.clone(), Tone::Dim),
+        ]);
+    }
+    ui.table(&table)
+}
+
+/// The status with what qualifies it, such as `running (healthy)` and `stopped (exit 1)`.
+fn status(row: &SandboxRow) -> (String, Tone) {
+    let tone = match (row.status, row.health, row.exit_code) {
+        (Status::Crashed, _, _)
+        | (Status::Running, Some(Health::Unhealthy), _)
+        | (Status::Stopped, _, Some(1..)) => Tone::Bad,
+        (Status::Running, Some(Health::Starting), _) => Tone::Busy,
+        (Status::Running, _, _) => Tone::Good,
+        (Status::Starting | Status::Draining, _, _) => Tone::Busy,
+        (Status::Created | Status::Stopped, _, _) => Tone::Plain,
+    };
+    let word = row.status.as_str();
+    let text = match (row.status, row.health, row.exit_code) {
+        (Status::Running, Some(health), _) => format!("{word} ({health})"),
+        (Status::Stopped | Status::Crashed, _, Some(code)) => format!("{word} (exit {code})"),
+        _ => word.to_owned(),
+    };
+    (text, tone)
+}
+
+/// Since the last change that is known: start, end, or creation.
+fn age(row: &SandboxRow, now: i64) -> String {
+    let since =
+        if row.status.is_live() { row.started_ms } else { row.finished_ms.or(row.started_ms) };
+    let seconds = (now - since.unwrap_or(row.created_ms)).max(0) / 1000;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn image(row: &SandboxRow) -> String {
+    match serde_json::from_str::<SandboxSpec>(&row.spec_json) {
+        Ok(spec) => spec.image.source.to_string(),
+        Err(_) => row
+            .image_digest
+            .as_deref()
+            .map(|digest| digest.chars().take("sha256:".len() + SHORT).collect())
+            .unwrap_or_default(),
+    }
+}
+
+fn document(row: &SandboxRow) -> Value {
+    json!({
+        "id": row.id,
+        "name": row.name,
+        "status": row.status,
+        "health": row.health,
+        "exit_code": row.exit_code,
+        "image": image(row),
+        "image_digest": row.image_digest,
+        "driver": row.driver,
+        "spec_hash": row.spec_hash,
+        "origin_file": row.origin_file,
+        "protect": row.protect,
+        "supervisor_pid": row.run.as_ref().filter(|_| row.status.is_live()).map(|run| run.pid),
+        "created_ms": row.created_ms,
+        "started_ms": row.started_ms,
+        "finished_ms": row.finished_ms,
+        "error": row.error,
+    })
+}

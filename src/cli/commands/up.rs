@@ -1,0 +1,82 @@
+//! `msb up`: make the machine match the Sandboxfile.
+
+use std::collections::BTreeSet;
+
+use crate::cli::args::{Global, Selection, Up};
+use crate::cli::attached::Attached;
+use crate::cli::engine::{self, Done, Request};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::project::{self, Loaded};
+use crate::cli::ui::Ui;
+use crate::plan::{Intent, PlanOptions};
+use crate::spec::Name;
+
+pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError> {
+    let loaded = project::load(ui, global)?;
+    let selected = selected(ui, &loaded, &args.selection, global)?;
+    let begun_ms = crate::store::now_ms();
+    let request = Request {
+        command: "msb up",
+        loaded: &loaded,
+        selected: selected.clone(),
+        options: options(&args.selection, &selected, args.wait),
+        driver: args.driver.as_deref(),
+        lock_timeout: args.lock_timeout,
+        wait_timeout: args.wait.then_some(args.wait_timeout),
+        dry_run: args.dry_run,
+        yes: args.yes,
+    };
+    let done = engine::run(ui, &request)?;
+    if done.is_none() && !args.dry_run {
+        ui.say("no changes");
+    }
+    if args.detach || args.wait || args.dry_run {
+        return Ok(done.map_or(Exit::Ok, |done| done.exit));
+    }
+    let nothing = BTreeSet::new();
+    let attached = Attached {
+        loaded: &loaded,
+        args,
+        selected: &selected,
+        started: done.as_ref().map_or(&nothing, |done| &done.started),
+        since_ms: begun_ms,
+    };
+    match done {
+        Some(Done { exit: Exit::Ok, .. }) | None => attached.follow(ui),
+        Some(Done { interrupted: true, exit, .. }) => attached.stop(ui).map(|()| exit),
+        Some(done) => Ok(done.exit),
+    }
+}
+
+/// The sandboxes that are meant, once everything that they use is known to be carried out.
+pub(super) fn selected(
+    ui: &Ui,
+    loaded: &Loaded,
+    selection: &Selection,
+    global: &Global,
+) -> Result<BTreeSet<Name>, CliError> {
+    let closure = project::select(loaded, &selection.names, global)?;
+    let selected =
+        if selection.no_deps { selection.names.iter().cloned().collect() } else { closure };
+    project::refuse_unsupported(ui, loaded, &selected)?;
+    Ok(selected)
+}
+
+pub(super) fn options(selection: &Selection, selected: &BTreeSet<Name>, wait: bool) -> PlanOptions {
+    let names: BTreeSet<Name> = selection.names.iter().cloned().collect();
+    let replace = match (selection.replace, names.is_empty()) {
+        (false, _) => BTreeSet::new(),
+        (true, true) => selected.clone(),
+        (true, false) => names.clone(),
+    };
+    PlanOptions {
+        intent: Intent::Up,
+        names,
+        replace,
+        no_deps: selection.no_deps,
+        remove_orphans: selection.remove_orphans,
+        allow_empty: selection.allow_empty,
+        wait,
+        grace: None,
+    }
+}

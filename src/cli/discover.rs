@@ -1,0 +1,110 @@
+//! Finding the Sandboxfile.
+//!
+//! `Sandboxfile` or `Sandboxfile.toml`, in the working directory and its parents up to the root of
+//! the repository (the directory that holds `.git`), with `Sandboxfile.override.toml` beside it.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::error::{CliError, Exit, FileError};
+
+const NAMES: [&str; 2] = ["Sandboxfile", "Sandboxfile.toml"];
+const OVERRIDE: &str = "Sandboxfile.override.toml";
+/// The largest Sandboxfile that is read, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+
+/// A file that was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// As the user would name it.
+    pub(crate) shown: String,
+    /// Absolute; none for standard input.
+    pub(crate) path: Option<PathBuf>,
+    /// The directory that relative paths in it start from.
+    pub(crate) dir: PathBuf,
+    /// What it says.
+    pub(crate) text: String,
+}
+
+/// The files that `-f` names, or those that are found from `cwd` upwards, in merge order.
+pub(crate) fn discover(flags: &[PathBuf], cwd: &Path) -> Result<Vec<Found>, CliError> {
+    if flags.is_empty() {
+        return search(cwd);
+    }
+    flags.iter().map(|flag| named(flag, cwd)).collect()
+}
+
+fn named(flag: &Path, cwd: &Path) -> Result<Found, CliError> {
+    if flag == Path::new("-") {
+        let mut text = String::new();
+        let read = std::io::stdin().take(MAX_FILE).read_to_string(&mut text);
+        read.map_err(|error| FileError::read(Path::new("standard input"), error))?;
+        let shown = "<stdin>".to_owned();
+        return Ok(Found { shown, path: None, dir: cwd.to_owned(), text });
+    }
+    let path = cwd.join(flag);
+    read(&path, flag.display().to_string()).map_err(|error| {
+        let mut error = CliError::from(error);
+        error.exit = Exit::InvalidFile;
+        error
+    })
+}
+
+fn search(cwd: &Path) -> Result<Vec<Found>, CliError> {
+    for dir in cwd.ancestors() {
+        for name in NAMES {
+            let path = dir.join(name);
+            if !path.is_file() {
+                continue;
+            }
+            let mut found = vec![read(&path, shown(&path, cwd))?];
+            let over = dir.join(OVERRIDE);
+            if over.is_file() {
+                found.push(read(&over, shown(&over, cwd))?);
+            }
+            return Ok(found);
+        }
+        if dir.join(".git").exists() {
+            break;
+        }
+    }
+    let message = format!("there is no Sandboxfile in {} or above it", cwd.display());
+    Err(CliError::message(Exit::InvalidFile, message)
+        .hint("`msb init` writes one; `-f FILE` names another"))
+}
+
+fn shown(path: &Path, cwd: &Path) -> String {
+    path.strip_prefix(cwd).unwrap_or(path).display().to_string()
+}
+
+fn read(path: &Path, shown: String) -> Result<Found, FileError> {
+    let fail = |error| FileError::read(path, error);
+    let file = std::fs::File::open(path).map_err(fail)?;
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text).map_err(fail)?;
+    let dir = path.parent().unwrap_or(Path::new("/")).to_owned();
+    Ok(Found { shown, path: Some(path.to_owned()), dir, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_search_ends_at_the_repository() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let outer = dir.path();
+        let inner = outer.join("repo/src/deep");
+        std::fs::create_dir_all(&inner)?;
+        std::fs::create_dir(outer.join("repo/.git"))?;
+        std::fs::write(outer.join("Sandboxfile"), "outer")?;
+        assert_eq!(discover(&[], &inner).map_err(|e| e.exit).err(), Some(Exit::InvalidFile));
+        std::fs::write(outer.join("repo/Sandboxfile.toml"), "main")?;
+        std::fs::write(outer.join("repo").join(OVERRIDE), "over")?;
+        let found = discover(&[], &inner).map_err(|e| e.chain().join(": "))?;
+        let texts: Vec<_> = found.iter().map(|found| found.text.as_str()).collect();
+        assert_eq!(texts, ["main", "over"]);
+        assert_eq!(found[0].dir, outer.join("repo"));
+        Ok(())
+    }
+}

@@ -1,0 +1,379 @@
+//! From a project to a plan, and from a plan to a changed machine: what `up`, `down`, `start`,
+//! `stop`, `restart` and `rm` share.
+//!
+//! ```text
+//! look (read-only) → plan → nothing to do? done, without a lease, a commit or a process
+//!                         → lease → recover → look again → plan → ask → execute → report
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::home::Home;
+use crate::image::{ImageCache, NoProgress, RegistryAccess};
+use crate::plan::{
+    Action, Desired, DesiredImage, Intent, ObservedState, Plan, PlanOptions, Step, plan,
+};
+use crate::reconcile::{
+    BootParts, ExecuteOptions, Host, HostError, Outcome, RealHost, StepState, execute, observe,
+};
+use crate::spec::{Image, ImageSource, Millis, Name, Origins, Project, PullPolicy, ResourceId};
+use crate::store::{Holder, Lease, Store};
+use crate::supervisor;
+
+use super::args::Global;
+use super::error::{CliError, Exit};
+use super::interrupt::{self, OnInterrupt};
+use super::progress::{Drawing, summary};
+use super::project::{self, Loaded};
+use super::ui::Ui;
+use super::{last_words, machine};
+
+/// What a command wants done.
+pub(crate) struct Request<'a> {
+    /// As the lease says it, such as `msb up`.
+    pub(crate) command: &'static str,
+    pub(crate) loaded: &'a Loaded,
+    pub(crate) selected: BTreeSet<Name>,
+    pub(crate) options: PlanOptions,
+    pub(crate) driver: Option<&'a str>,
+    pub(crate) lock_timeout: Millis,
+    pub(crate) wait_timeout: Option<Millis>,
+    pub(crate) dry_run: bool,
+    pub(crate) yes: bool,
+}
+
+/// What became of it.
+pub(crate) struct Done {
+    pub(crate) exit: Exit,
+    /// Sandboxes that were started.
+    pub(crate) started: BTreeSet<Name>,
+    pub(crate) interrupted: bool,
+}
+
+/// A store that is shared with the image cache.
+pub(crate) type SharedStore = Arc<Mutex<Store>>;
+
+pub(crate) fn lock(store: &SharedStore) -> MutexGuard<'_, Store> {
+    store.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A project of which nothing is known but its name: for `-p NAME` without a Sandboxfile.
+pub(crate) fn undeclared(name: Name) -> Loaded {
+    let project = Project {
+        name,
+        root: String::new(),
+        sandboxes: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        registries: BTreeMap::new(),
+    };
+    Loaded { project, origins: Origins::default(), files: Vec::new() }
+}
+
+/// The project of a command that works without a Sandboxfile where `-p` names the project. Says
+/// whether there was a file.
+pub(crate) fn load_or_name(ui: &Ui, global: &Global) -> Result<(Loaded, bool), CliError> {
+    match (&global.project, project::load(ui, global)) {
+        (_, Ok(loaded)) => Ok((loaded, true)),
+        (Some(name), Err(error)) if error.exit == Exit::InvalidFile => {
+            Ok((undeclared(name.clone()), false))
+        }
+        (_, Err(error)) => Err(error),
+    }
+}
+
+/// What exists and what would be done, without touching anything.
+pub(crate) struct Look {
+    pub(crate) home: Home,
+    pub(crate) plan: Plan,
+    /// A command that changed the project was killed.
+    pub(crate) unfinished: bool,
+}
+
+/// Plans without writing anything.
+pub(crate) fn look(
+    loaded: &Loaded,
+    selected: &BTreeSet<Name>,
+    options: &PlanOptions,
+) -> Result<Look, CliError> {
+    let home = project::home()?;
+    let store = Store::open_read_only(&home)?.map(|store| Arc::new(Mutex::new(store)));
+    let (observed, unfinished) = match &store {
+        Some(store) => {
+            let store = lock(store);
+            let open = store.open_journal(loaded.project.name.as_str())?;
+            (observe(Some(&store), &loaded.project.name)?, !open.is_empty())
+        }
+        None => (ObservedState::default(), false),
+    };
+    let plan = make_plan(loaded, selected, options, &observed, &home, store.as_ref())?;
+    Ok(Look { home, plan, unfinished })
+}
+
+fn make_plan(
+    loaded: &Loaded,
+    selected: &BTreeSet<Name>,
+    options: &PlanOptions,
+    observed: &ObservedState,
+    home: &Home,
+    store: Option<&SharedStore>,
+) -> Result<Plan, CliError> {
+    let images = match (store, options.intent) {
+        (Some(store), Intent::Up) => {
+            let cache = ImageCache::new(home.clone(), Arc::clone(store) as _);
+            cached_images(&loaded.project, selected, &cache)?
+        }
+        _ => BTreeMap::new(),
+    };
+    let desired =
+        Desired { project: &loaded.project, origins: &loaded.origins, selected, images: &images };
+    Ok(plan(&desired, observed, options)?)
+}
+
+/// What the images of the selected sandboxes are in the cache; each image is looked up once.
+fn cached_images(
+    project: &Project,
+    selected: &BTreeSet<Name>,
+    cache: &ImageCache,
+) -> Result<BTreeMap<Name, DesiredImage>, CliError> {
+    let mut seen: Vec<(&Image, DesiredImage)> = Vec::new();
+    let mut images = BTreeMap::new();
+    for name in selected {
+        let Some(spec) = project.sandboxes.get(name) else { continue };
+        let known = seen.iter().find(|(image, _)| **image == spec.image);
+        let found = match known {
+            Some((_, found)) => found.clone(),
+            None => {
+                let found = match cache.cached(&spec.image)? {
+                    Some(record) => DesiredImage::Known { digest: record.digest },
+                    None => DesiredImage::Missing,
+                };
+                seen.push((&spec.image, found.clone()));
+                found
+            }
+        };
+        images.insert(name.clone(), found);
+    }
+    Ok(images)
+}
+
+/// Carries a request out. `None`: there was nothing to do, or only a look was wanted.
+pub(crate) fn run(ui: &Ui, request: &Request<'_>) -> Result<Option<Done>, CliError> {
+    run_with(ui, request, OnInterrupt::Cancel)
+}
+
+/// [`run`] with another reaction to Ctrl-C.
+pub(crate) fn run_with(
+    ui: &Ui,
+    request: &Request<'_>,
+    on_interrupt: OnInterrupt,
+) -> Result<Option<Done>, CliError> {
+    let always = always_pulled(request);
+    let look = look(request.loaded, &request.selected, &request.options)?;
+    if request.dry_run {
+        ui.data(&look.plan.to_string())?;
+        return Ok(None);
+    }
+    if look.plan.is_empty() && !look.unfinished && always.is_empty() {
+        say_withheld(ui, &look.plan);
+        return Ok(None);
+    }
+    // What is missing for running anything is said before anything is touched.
+    let machine = needed_machine(request, &look.home, &look.plan, !always.is_empty())?;
+    let store = Store::open(&look.home)?;
+    let runtime = interrupt::runtime()?;
+    let cancel = on_interrupt.watch(&runtime);
+    runtime.block_on(change(ui, request, store, machine, &always, cancel)).map(Some)
+}
+
+/// Images that a registry is asked for at every `up`.
+fn always_pulled<'a>(request: &Request<'a>) -> Vec<&'a Image> {
+    let mut images: Vec<&Image> = Vec::new();
+    if request.options.intent == Intent::Up && !request.dry_run {
+        for name in &request.selected {
+            let Some(spec) = request.loaded.project.sandboxes.get(name) else { continue };
+            let asks = spec.pull_policy == PullPolicy::Always
+                && matches!(spec.image.source, ImageSource::Oci(_));
+            if asks && !images.contains(&&spec.image) {
+                images.push(&spec.image);
+            }
+        }
+    }
+    images
+}
+
+fn needed_machine(
+    request: &Request<'_>,
+    home: &Home,
+    plan: &Plan,
+    may_change: bool,
+) -> Result<Option<BootParts>, CliError> {
+    let starts = |step: &Step| {
+        matches!(step.action, Action::StartSandbox { .. } | Action::CreateSandbox { .. })
+    };
+    let needed = may_change || plan.steps.iter().any(starts);
+    needed.then(|| machine::machine(home, request.driver)).transpose()
+}
+
+async fn change(
+    ui: &Ui,
+    request: &Request<'_>,
+    store: Store,
+    machine: Option<BootParts>,
+    always: &[&Image],
+    cancel: CancellationToken,
+) -> Result<Done, CliError> {
+    let loaded = request.loaded;
+    let project = &loaded.project.name;
+    let home = store.home().clone();
+    let lease = take_lease(ui, request, &store)?;
+    let store: SharedStore = Arc::new(Mutex::new(store));
+    let images = ImageCache::new(home.clone(), Arc::clone(&store) as _);
+    let access = RegistryAccess::new(&loaded.project.registries, |name| std::env::var(name).ok());
+    for image in always {
+        ui.say(&format!("image {}: asking the registry", image.source));
+        images.pull(image, &access, Arc::new(NoProgress)).await?;
+    }
+    let host = RealHost::new(
+        Arc::clone(&store),
+        images,
+        access,
+        machine,
+        &loaded.project,
+        loaded.files.clone(),
+    );
+    host.recover(project).await?;
+    let observed = host.observe(&loaded.project).await?;
+    let plan =
+        make_plan(loaded, &request.selected, &request.options, &observed, &home, Some(&store))?;
+    say_withheld(ui, &plan);
+    confirm(ui, request, &plan)?;
+    let options = ExecuteOptions {
+        wait_timeout: request.wait_timeout.map(Millis::duration),
+        cancel,
+        ..ExecuteOptions::default()
+    };
+    let begun = Instant::now();
+    let outcome = {
+        let mut drawing = Drawing::new(ui, &plan);
+        execute(&plan, &host, &options, &mut drawing).await
+    };
+    finish(&host, request, &outcome)?;
+    drop(lease);
+    Ok(report(ui, &home, &store, &plan, outcome, begun.elapsed()))
+}
+
+fn take_lease(ui: &Ui, request: &Request<'_>, store: &Store) -> Result<Lease, CliError> {
+    let me = supervisor::own(String::new())?;
+    let holder = Holder {
+        pid: me.pid,
+        start_time: me.start_time,
+        boot_id: me.boot_id,
+        command: request.command.to_owned(),
+        acquired_ms: 0,
+    };
+    let project = request.loaded.project.name.as_str();
+    let timeout = Some(request.lock_timeout.duration());
+    let waiting = |other: Option<&Holder>| {
+        let who = other.map_or_else(
+            || "another command".to_owned(),
+            |holder| format!("`{}` (pid {})", holder.command, holder.pid),
+        );
+        ui.say(&format!("waiting for {who}, which is changing the project"));
+    };
+    Ok(Lease::acquire(store, project, &holder, timeout, waiting)?)
+}
+
+fn say_withheld(ui: &Ui, plan: &Plan) {
+    for withheld in &plan.withheld {
+        let place = withheld.origin.as_ref().map_or_else(String::new, |o| format!(" ({o})"));
+        ui.warn(&format!("{}: {}{place}", withheld.resource, withheld.reason));
+    }
+    for orphan in plan.orphans.iter().filter(|orphan| !orphan.removed) {
+        let file =
+            orphan.file.as_deref().map_or_else(String::new, |file| format!(" (from {file})"));
+        ui.warn(&format!(
+            "sandbox {}{file} is not declared any more; `--remove-orphans` removes it",
+            orphan.name
+        ));
+    }
+}
+
+fn confirm(ui: &Ui, request: &Request<'_>, plan: &Plan) -> Result<(), CliError> {
+    let steps: Vec<&Step> = plan.needing_confirmation().collect();
+    if steps.is_empty() || request.yes {
+        return Ok(());
+    }
+    for step in &steps {
+        ui.always(&format!("{} loses its disk", step.resource));
+    }
+    match ui.confirm("Go on?") {
+        Some(true) => Ok(()),
+        Some(false) => Err(CliError::silent(Exit::Interrupted)),
+        None => Err(CliError::message(
+            Exit::NeedsConfirmation,
+            "this destroys data, and there is nobody to ask",
+        )
+        .hint("`--yes` answers yes; `--dry-run` shows the plan")),
+    }
+}
+
+fn finish(host: &RealHost, request: &Request<'_>, outcome: &Outcome) -> Result<(), CliError> {
+    let project = request.loaded.project.name.as_str();
+    let clean = outcome.states.iter().all(|state| *state == StepState::Done);
+    host.settle(project, clean && matches!(request.options.intent, Intent::Down { .. }))?;
+    Ok(())
+}
+
+/// Says how it went.
+fn report(
+    ui: &Ui,
+    home: &Home,
+    store: &SharedStore,
+    plan: &Plan,
+    outcome: Outcome,
+    elapsed: Duration,
+) -> Done {
+    ui.say(&summary(plan, &outcome, elapsed));
+    let started = plan
+        .steps
+        .iter()
+        .zip(&outcome.states)
+        .filter(|(step, state)| {
+            **state == StepState::Done && matches!(step.action, Action::StartSandbox { .. })
+        })
+        .filter_map(|(step, _)| match &step.resource {
+            ResourceId::Sandbox(name) => Some(name.clone()),
+            ResourceId::Image(_) | ResourceId::Volume(_) => None,
+        })
+        .collect();
+    let mut exit = if outcome.interrupted { Exit::Interrupted } else { Exit::Ok };
+    for (id, error) in outcome.errors {
+        let step = plan.step(id);
+        let code = exit_of(step, &error);
+        if !step.optional && (exit == Exit::Ok || exit == Exit::Failed) {
+            exit = code;
+        }
+        ui.error(&CliError::from(error));
+        if let ResourceId::Sandbox(name) = &step.resource {
+            last_words::say(ui, home, store, &plan.project, name);
+        }
+    }
+    Done { exit, started, interrupted: outcome.interrupted }
+}
+
+fn exit_of(step: &Step, error: &HostError) -> Exit {
+    match error {
+        HostError::TimedOut { .. } => Exit::TimedOut,
+        HostError::Unhealthy { .. } => Exit::Dependency,
+        HostError::Exited { .. } | HostError::Crashed { .. } => match step.action {
+            Action::AwaitSandbox { .. } => Exit::Dependency,
+            _ => Exit::Failed,
+        },
+        HostError::Failed(_) => Exit::Failed,
+    }
+}

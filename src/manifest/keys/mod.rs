@@ -1,0 +1,184 @@
+//! The one table of keys. It drives the check of every file, the merge of files, the JSON schema,
+//! the reference in `docs/sandboxfile.md` and `msb config --explain`.
+
+mod resources;
+mod sandbox;
+mod text;
+
+pub(crate) use resources::{NETWORK, REGISTRY, ROOT, SECRET, SOURCE, TLS, VOLUME};
+pub(crate) use sandbox::{HEALTHCHECK, IMAGE, MOUNT, SANDBOX};
+pub(crate) use text::{Text, kinds};
+
+/// A table of the file: its keys and how they go together.
+pub(crate) struct TableDef {
+    /// What it is called in messages: "a mount".
+    pub(crate) name: &'static str,
+    /// Where it stands, with `*` for names; only for tables with a section in the reference.
+    pub(crate) path: &'static str,
+    pub(crate) doc: &'static str,
+    pub(crate) keys: &'static [Key],
+    pub(crate) rules: &'static [Rule],
+    /// Merging never adds to it (an item of a list), so that it is complete as written.
+    pub(crate) whole: bool,
+}
+
+/// A key of a table.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) ty: Ty,
+    /// The default in words; empty when there is none.
+    pub(crate) default: &'static str,
+    pub(crate) doc: &'static str,
+    pub(crate) merge: Merge,
+    /// Whether `up` carries it out in this version.
+    pub(crate) supported: bool,
+}
+
+/// What a value may be.
+pub(crate) enum Ty {
+    /// A string of some form.
+    Text(&'static Text),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// An integer from the first to the second.
+    Int(i64, i64),
+    Bool,
+    /// `true` and nothing else.
+    True,
+    /// An array with at least so many items.
+    List(&'static Ty, usize),
+    /// A table whose keys are names of the user.
+    Map(&'static Text, &'static Ty),
+    Table(&'static TableDef),
+    /// One of several that differ in their TOML type.
+    Any(&'static [Ty]),
+}
+
+/// How the keys of one table go together.
+pub(crate) enum Rule {
+    Required(&'static str),
+    ExactlyOne(&'static [&'static str]),
+    AtMostOne(&'static [&'static str]),
+    AnyOf(&'static [&'static str]),
+    Together(&'static str, &'static str),
+    /// The first only beside the second.
+    Needs(&'static str, &'static str),
+}
+
+/// What happens to a list when a later file, a template or a sandbox states it again. Tables are
+/// merged by key and everything else is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Merge {
+    Replace,
+    /// Added at the end.
+    Append,
+    /// Added at the end unless it is there.
+    Union,
+    /// Added, in place of one for the same host port.
+    Ports,
+    /// A list of names is short for a table with these names.
+    Dependencies,
+}
+
+pub(crate) const fn key(
+    name: &'static str,
+    ty: Ty,
+    default: &'static str,
+    doc: &'static str,
+) -> Key {
+    Key { name, ty, default, doc, merge: Merge::Replace, supported: true }
+}
+
+impl Key {
+    pub(crate) const fn merge(mut self, merge: Merge) -> Self {
+        self.merge = merge;
+        self
+    }
+
+    /// Decoded, but not carried out in this version.
+    pub(crate) const fn later(mut self) -> Self {
+        self.supported = false;
+        self
+    }
+}
+
+impl TableDef {
+    pub(crate) fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// Keys that exclude each other.
+    pub(crate) fn exclusive(&self) -> impl Iterator<Item = &'static [&'static str]> {
+        self.rules.iter().filter_map(|rule| match rule {
+            Rule::ExactlyOne(keys) | Rule::AtMostOne(keys) => Some(*keys),
+            Rule::Required(_) | Rule::AnyOf(_) | Rule::Together(..) | Rule::Needs(..) => None,
+        })
+    }
+}
+
+impl Ty {
+    /// The type in words.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Ty::Text(text) => text.name.to_owned(),
+            Ty::Word(words) => {
+                let quoted: Vec<_> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
+                quoted.join(" or ")
+            }
+            Ty::Int(min, max) => format!("an integer from {min} to {max}"),
+            Ty::Bool => "true or false".to_owned(),
+            Ty::True => "`true`".to_owned(),
+            Ty::List(item, _) => format!("an array, each item {}", item.words()),
+            Ty::Map(key, value) => {
+                format!("a table, each key {}, each value {}", key.name, value.words())
+            }
+            Ty::Table(def) => def.name.to_owned(),
+            Ty::Any(types) => types.iter().map(Ty::words).collect::<Vec<_>>().join(", or "),
+        }
+    }
+
+    /// The table that this is, or may be.
+    pub(crate) fn as_table(&self) -> Option<&'static TableDef> {
+        match self {
+            Ty::Table(def) => Some(def),
+            Ty::Any(types) => types.iter().find_map(Ty::as_table),
+            Ty::Text(_)
+            | Ty::Word(_)
+            | Ty::Int(..)
+            | Ty::Bool
+            | Ty::True
+            | Ty::List(..)
+            | Ty::Map(..) => None,
+        }
+    }
+
+    /// The type of the values, if this is a table with free keys.
+    pub(crate) fn as_map(&self) -> Option<&'static Ty> {
+        match self {
+            Ty::Map(_, value) => Some(value),
+            Ty::Any(types) => types.iter().find_map(Ty::as_map),
+            Ty::Text(_)
+            | Ty::Word(_)
+            | Ty::Int(..)
+            | Ty::Bool
+            | Ty::True
+            | Ty::List(..)
+            | Ty::Table(_) => None,
+        }
+    }
+
+    /// The type of the items, if this is a list.
+    pub(crate) fn as_list(&self) -> Option<&'static Ty> {
+        match self {
+            Ty::List(item, _) => Some(item),
+            Ty::Any(types) => types.iter().find_map(Ty::as_list),
+            Ty::Text(_)
+            | Ty::Word(_)
+            | Ty::Int(..)
+            | Ty::Bool
+            | Ty::True
+            | Ty::Map(..)
+            | Ty::Table(_) => None,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Mounts and patches.
+
+use std::collections::BTreeMap;
+
+use crate::manifest::keys::MOUNT;
+use crate::manifest::report::{Problem, Span};
+use crate::manifest::tree::Node;
+use crate::spec::{GuestPath, Mount, MountSource, Patch};
+
+use super::{Kind, Lower, parsed};
+
+/// Permission bits as octal text.
+fn mode(node: &Node) -> Option<u32> {
+    u32::from_str_radix(node.as_str()?, 8).ok()
+}
+
+impl Lower<'_> {
+    pub(super) fn mounts(&mut self, node: &Node) -> BTreeMap<GuestPath, Mount> {
+        let mut mounts = BTreeMap::new();
+        let mut places: BTreeMap<GuestPath, Span> = BTreeMap::new();
+        let Some(table) = node.as_table() else { return mounts };
+        for entry in &table.entries {
+            let mount = self.mount(&entry.node);
+            let Ok(target) = GuestPath::new(&entry.key) else { continue };
+            if target.is_root() {
+                let problem = Problem::new(entry.key_span, "nothing can be mounted on `/`")
+                    .help("the root comes from `image`");
+                self.report(problem);
+                continue;
+            }
+            if let Some(first) = places.insert(target.clone(), entry.key_span) {
+                let problem = Problem::new(entry.key_span, format!("`{target}` is mounted twice"))
+                    .label("the same path, written differently")
+                    .also(first, "first here");
+                self.report(problem);
+            }
+            if let Some(mount) = mount {
+                mounts.insert(target, mount);
+            }
+        }
+        self.check_overlaps(&places);
+        mounts
+    }
+
+    fn check_overlaps(&mut self, places: &BTreeMap<GuestPath, Span>) {
+        // In the order of components a path comes right before everything below it.
+        let mut sorted: Vec<_> = places.iter().collect();
+        sorted.sort_by(|a, b| a.0.as_str().split('/').cmp(b.0.as_str().split('/')));
+        let mut outer: Vec<(&GuestPath, Span)> = Vec::new();
+        for (path, span) in sorted {
+            while outer.last().is_some_and(|(above, _)| !path.is_within(above)) {
+                outer.pop();
+            }
+            if let Some((above, first)) = outer.last() {
+                let problem = Problem::new(*span, format!("`{path}` overlaps `{above}`"))
+                    .label("lies in another mount")
+                    .also(*first, "the mount around it")
+                    .help("mount them side by side");
+                self.report(problem);
+            }
+            outer.push((path, *span));
+        }
+    }
+
+    fn mount(&mut self, node: &Node) -> Option<Mount> {
+        let table = self.open(node, &MOUNT)?;
+        let value = |key: &str| table.get(key).map(|entry| &entry.node);
+        let flag = |key: &str| value(key).and_then(Node::as_bool).unwrap_or(false);
+        let source = if let Some(bind) = value("bind") {
+            MountSource::Bind { path: self.host_path(bind)?, create: flag("create") }
+        } else if let Some(named) = value("named") {
+            MountSource::Named { volume: self.reference(named, Kind::Volume)? }
+        } else {
+            value("tmpfs")?;
+            let size: Option<crate::spec::ByteSize> = value("size").and_then(parsed);
+            if let (Some(0), Some(node)) = (size.map(|size| size.bytes()), value("size")) {
+                self.report(Problem::new(node.span, "a tmpfs of size 0 holds nothing"));
+            }
+            MountSource::Tmpfs { size, mode: value("mode").and_then(mode) }
+        };
+        Some(Mount { source, readonly: flag("readonly") })
+    }
+
+    pub(super) fn patch(&mut self, node: &Node) -> Option<Patch> {
+        let table = node.as_table()?;
+        let value = |key: &str| table.get(key).map(|entry| &entry.node);
+        let guest = |key: &str| value(key).and_then(parsed::<GuestPath>);
+        let content = || value("content").and_then(Node::as_str).map(str::to_owned);
+        let replace = value("replace").and_then(Node::as_bool).unwrap_or(false);
+        let mode = value("mode").and_then(mode);
+        let kinds = ["text", "mkdir", "append", "copy_file", "copy_dir", "symlink", "remove"];
+        let kind = kinds.into_iter().find(|kind| value(kind).is_some())?;
+        let allowed: &[&str] = match kind {
+            "text" => &["content", "mode", "replace"],
+            "mkdir" => &["mode"],
+            "append" => &["content"],
+            "copy_file" => &["to", "mode", "replace"],
+            "copy_dir" => &["to", "replace"],
+            "symlink" => &["at", "replace"],
+            _ => &[],
+        };
+        for entry in &table.entries {
+            let key = entry.key.as_str();
+            if !kinds.contains(&key) && !allowed.contains(&key) {
+                let message = format!("a `{kind}` patch has no `{key}`");
+                self.report(Problem::new(entry.key_span, message));
+            }
+        }
+        Some(match kind {
+            "text" => Patch::Text { path: guest(kind)?, content: content()?, mode, replace },
+            "mkdir" => Patch::Mkdir { path: guest(kind)?, mode },
+            "append" => Patch::Append { path: guest(kind)?, content: content()? },
+            "copy_file" => {
+                let source = self.host_path(value(kind)?)?;
+                Patch::CopyFile { source, to: guest("to")?, mode, replace }
+            }
+            "copy_dir" => {
+                let source = self.host_path(value(kind)?)?;
+                Patch::CopyDir { source, to: guest("to")?, replace }
+            }
+            "symlink" => {
+                let target = value(kind)?.as_str()?.to_owned();
+                Patch::Symlink { target, at: guest("at")?, replace }
+            }
+            _ => Patch::Remove { path: guest(kind)? },
+        })
+    }
+}

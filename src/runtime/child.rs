@@ -1,0 +1,335 @@
+//! Starts a VM process, and holds it by its pidfd.
+#![allow(clippy::disallowed_methods, reason = "this module starts processes")]
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::mpsc;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::runtime::jail::{self, OUTCOME_LEN, Plan};
+use crate::runtime::{JailReport, Passed, Vm, VmCommand, VmExit, VmLinks, WaitFuture};
+
+/// Descriptors of the child are below this number, what it needs until exec is above.
+const FLOOR: i32 = 64;
+
+/// A child process. Dropping it kills it.
+#[derive(Debug)]
+pub(super) struct Child {
+    pid: u32,
+    start_time: u64,
+    pidfd: OwnedFd,
+    jail: JailReport,
+    exit: Mutex<Option<VmExit>>,
+}
+
+/// All that a child needs between fork and exec.
+struct Prepared {
+    program: CString,
+    argv: Pointers,
+    envp: Pointers,
+    /// What becomes descriptor 0, 1, 2 and so on.
+    fds: Vec<(OwnedFd, i32)>,
+    plan: Plan,
+}
+
+/// Strings and the terminated array of pointers to them that exec wants.
+struct Pointers {
+    _strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+// SAFETY: the pointers point into strings that are owned, never changed, and move along.
+unsafe impl Send for Pointers {}
+
+/// Starts `command`. `confined` decides whether it gets namespaces of its own.
+pub(super) fn spawn(command: VmCommand, links: VmLinks, confined: bool) -> io::Result<Child> {
+    let mut prepared = prepare(&command, &links, confined)?;
+    let program = command.program;
+    drop(links);
+    on_spawner(move || start(&mut prepared))?.map_err(|error| named(&program, error))
+}
+
+/// A copy of `fd` with a number that no descriptor of a child has, closed at exec.
+pub(super) fn out_of_the_way(fd: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, FLOOR)?)
+}
+
+/// Runs `job` on the one thread that forks.
+///
+/// `PR_SET_PDEATHSIG` fires when the *thread* that forked ends, not the process: a worker of a
+/// runtime or a test thread would take the VM with it. This thread never ends.
+fn on_spawner<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    type Job = Box<dyn FnOnce() + Send>;
+    static SPAWNER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
+    let spawner = match SPAWNER.get() {
+        Some(spawner) => spawner,
+        None => {
+            let (sender, jobs) = mpsc::channel::<Job>();
+            thread::Builder::new().name("vm-spawner".to_owned()).spawn(move || {
+                for job in jobs {
+                    job();
+                }
+            })?;
+            SPAWNER.get_or_init(|| Mutex::new(sender))
+        }
+    };
+    let (answer, answered) = mpsc::sync_channel(1);
+    let job: Job = Box::new(move || {
+        let _ = answer.send(job());
+    });
+    let gone = || io::Error::other("the thread that starts processes is gone");
+    spawner.lock().unwrap_or_else(PoisonError::into_inner).send(job).map_err(|_| gone())?;
+    answered.recv().map_err(|_| gone())
+}
+
+fn prepare(command: &VmCommand, links: &VmLinks, confined: bool) -> io::Result<Prepared> {
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let mut fds = vec![
+        (out_of_the_way(&null)?, 0),
+        (out_of_the_way(&links.console)?, 1),
+        (out_of_the_way(&links.console)?, 2),
+    ];
+    for passed in &command.fds {
+        let fd = match &passed.what {
+            Passed::Agent => out_of_the_way(&links.agent)?,
+            Passed::Console => out_of_the_way(&links.console)?,
+            Passed::Disk(disk) => {
+                let access = if disk.readonly { OFlags::RDONLY } else { OFlags::RDWR };
+                let file = rustix::fs::open(&disk.path, access | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(|error| named(&disk.path, error.into()))?;
+                out_of_the_way(&file)?
+            }
+        };
+        if passed.number <= 2 || passed.number >= FLOOR {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "descriptor number"));
+        }
+        fds.push((fd, passed.number));
+    }
+    let plan = if confined {
+        Plan::confined(&command.program, &command.reads, &command.devices)?
+    } else {
+        Plan::open(false)?
+    };
+    let argv = [command.program.as_os_str()]
+        .into_iter()
+        .chain(command.args.iter().map(OsString::as_os_str));
+    let env: Vec<OsString> = command
+        .env
+        .iter()
+        .map(|(name, value)| {
+            let mut pair = name.clone();
+            pair.push("=");
+            pair.push(value);
+            pair
+        })
+        .collect();
+    Ok(Prepared {
+        program: CString::new(command.program.as_os_str().as_bytes())?,
+        argv: Pointers::new(argv)?,
+        envp: Pointers::new(env.iter().map(OsString::as_os_str))?,
+        fds,
+        plan,
+    })
+}
+
+fn start(prepared: &mut Prepared) -> io::Result<Child> {
+    let (report, low) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let report_in = out_of_the_way(&low)?;
+    drop(low);
+    let (pid, pidfd) = fork(prepared, &report_in)?;
+    drop(report_in);
+    let mut child =
+        Child { pid, start_time: 0, pidfd, jail: JailReport::default(), exit: Mutex::new(None) };
+    let mut told = Vec::new();
+    File::from(report).read_to_end(&mut told)?;
+    if told.len() < OUTCOME_LEN {
+        return Err(io::Error::other("the process ended before it was set up"));
+    }
+    let (outcome, failure) = told.split_at(OUTCOME_LEN);
+    if let Ok(errno) = failure.try_into().map(i32::from_ne_bytes) {
+        return Err(io::Error::from_raw_os_error(errno));
+    }
+    child.jail = jail::report(outcome);
+    child.start_time = start_time(pid)?;
+    Ok(child)
+}
+
+/// Clones with the most isolation that is granted.
+fn fork(prepared: &Prepared, report: &OwnedFd) -> io::Result<(u32, OwnedFd)> {
+    let mut refused = 0;
+    for &flags in prepared.plan.clone_flags() {
+        let mut pidfd: libc::c_int = -1;
+        // SAFETY: like fork: no memory is shared, the child runs on its copy of this stack. It
+        // calls nothing but `in_child`, which neither allocates nor returns.
+        let pid = unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                i64::from(flags | libc::CLONE_PIDFD | libc::SIGCHLD),
+                std::ptr::null_mut::<libc::c_void>(),
+                &raw mut pidfd,
+                std::ptr::null_mut::<libc::c_int>(),
+                0_usize,
+            )
+        };
+        match pid {
+            0 => in_child(prepared, report, flags, refused),
+            1.. => {
+                // SAFETY: the kernel made this descriptor for us.
+                let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+                return Ok((u32::try_from(pid).map_err(io::Error::other)?, pidfd));
+            }
+            _ => refused = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM),
+        }
+    }
+    Err(io::Error::from_raw_os_error(refused))
+}
+
+/// The child from clone to exec. Everything here is async-signal-safe.
+fn in_child(prepared: &Prepared, report: &OwnedFd, flags: i32, refused: i32) -> ! {
+    let fail = |error: Errno| {
+        let _ = rustix::io::write(report, &error.raw_os_error().to_ne_bytes());
+        // SAFETY: ends this process without running anything of the parent's.
+        unsafe { libc::_exit(127) }
+    };
+    let _ = rustix::process::setsid();
+    // SAFETY: plain numbers and a valid, empty signal set; handlers of the parent must not run
+    // here, and a blocked or ignored signal would be inherited by the program.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 0, FLOOR - 1, 0);
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::umask(0o077);
+    }
+    for (fd, number) in &prepared.fds {
+        // SAFETY: both are numbers; the target is closed, or about to be replaced.
+        if unsafe { libc::dup2(fd.as_raw_fd(), *number) } < 0 {
+            fail(Errno::BADF);
+        }
+    }
+    // SAFETY: plain numbers.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, FLOOR, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
+    let outcome = prepared.plan.enter(flags, refused);
+    let _ = rustix::io::write(report, &outcome.encode());
+    // SAFETY: the program and both arrays are terminated and owned by `prepared`.
+    unsafe {
+        libc::execve(
+            prepared.program.as_ptr(),
+            prepared.argv.pointers.as_ptr(),
+            prepared.envp.pointers.as_ptr(),
+        );
+        fail(Errno::from_raw_os_error(*libc::__errno_location()))
+    }
+}
+
+impl Pointers {
+    fn new<'a>(strings: impl Iterator<Item = &'a OsStr>) -> io::Result<Self> {
+        let strings: Vec<CString> =
+            strings.map(|text| CString::new(text.as_bytes())).collect::<Result<_, _>>()?;
+        let pointers = strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        Ok(Self { _strings: strings, pointers })
+    }
+}
+
+impl Child {
+    /// Its end, if it has ended; reaps it.
+    fn try_wait(&self) -> io::Result<Option<VmExit>> {
+        self.reap(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    }
+
+    fn reap(&self, options: WaitIdOptions) -> io::Result<Option<VmExit>> {
+        let mut exit = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        if exit.is_none() {
+            let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?;
+            *exit = status.as_ref().map(exit_of);
+        }
+        Ok(*exit)
+    }
+}
+
+impl Vm for Child {
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    fn jail(&self) -> &JailReport {
+        &self.jail
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn wait(&self) -> WaitFuture<'_> {
+        Box::pin(async move {
+            // A duplicate each time: a descriptor registers once with one runtime.
+            let pidfd = self.pidfd.try_clone()?;
+            // SAFETY: the descriptor is owned by the `AsyncFd` and closed after it is deregistered.
+            let ended = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
+            loop {
+                if let Some(exit) = self.try_wait()? {
+                    return Ok(exit);
+                }
+                ended.readable().await?.clear_ready();
+            }
+        })
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Ok(None) = self.try_wait() {
+            let _ = self.kill();
+            let _ = self.reap(WaitIdOptions::EXITED);
+        }
+    }
+}
+
+fn exit_of(status: &WaitIdStatus) -> VmExit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => VmExit::Code(code),
+        (None, Some(signal)) => VmExit::Signal(signal),
+        (None, None) => VmExit::Signal(0),
+    }
+}
+
+/// When process `pid` was started, in clock ticks since boot.
+///
+/// Fails when there is no such process, or `/proc` cannot be read.
+pub fn start_time(pid: u32) -> io::Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).map_err(|error| named(Path::new(&path), error))?;
+    // The second field is the name in parentheses, which may hold anything; the 22nd is wanted.
+    stat.rsplit_once(')')
+        .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(19))
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, path))
+}
+
+/// Puts `path` in front of the text of `error`.
+fn named(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,217 @@
+//! The qemu driver: QEMU's `microvm` machine, by KVM or by emulation.
+//!
+//! The command line is the one that was measured to work:
+//! - `acpi=off` makes QEMU append a `virtio_mmio.device=` word per device to the kernel command
+//!   line: the kernel has neither ACPI nor PCI. It also limits a VM to [`MAX_DEVICES`] devices.
+//! - Under emulation the kernel cannot calibrate the time stamp counter and is told its frequency.
+//! - `-no-reboot` turns the guest's restart into the end of the process; power-off only halts.
+//! - Disks, console and agent port are inherited descriptors: QEMU opens nothing but the kernel
+//!   and its firmware, and its own system call filter keeps it from starting programs.
+#![allow(clippy::disallowed_methods, reason = "this module looks for QEMU and asks its version")]
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::home::Home;
+use crate::runtime::machine::Machine;
+use crate::runtime::{
+    Capabilities, Driver, Passed, PassedFd, Unavailable, Vm, VmCommand, VmConfig, VmLinks, child,
+};
+
+/// Virtio devices of the `microvm` machine without ACPI.
+const MAX_DEVICES: usize = 8;
+/// The disks that leaves beside the console device.
+const MAX_DISKS: usize = MAX_DEVICES - 1;
+/// The descriptors of a VM process are numbered from here.
+const FIRST_FD: i32 = 3;
+const AGENT_FD: i32 = FIRST_FD;
+const CONSOLE_FD: i32 = FIRST_FD + 1;
+const FIRST_DISK_FD: i32 = FIRST_FD + 2;
+
+#[cfg(target_arch = "x86_64")]
+const PROGRAM: &str = "qemu-system-x86_64";
+#[cfg(not(target_arch = "x86_64"))]
+const PROGRAM: &str = "qemu-system-aarch64";
+
+/// Supervisors run without `PATH`.
+const USUAL: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
+
+/// Kernel command line:
+/// - `reboot=t panic=-1`: restart by triple fault, at once when the kernel panics.
+/// - `nomodule`, `quiet`: there are no modules; errors and panics are still shown.
+/// - `initcall_blacklist=jent_mod_init`: leaves out the self-test of a random number source of the
+///   kernel's crypto API, a tenth of the boot time. `/dev/random` does not use it.
+const KERNEL_WORDS: &str = "reboot=t panic=-1 panic_print=0 nomodule console=hvc0 quiet \
+     init=/init.krun root=/dev/vda rootfstype=erofs ro initcall_blacklist=jent_mod_init";
+
+/// QEMU, as found on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qemu {
+    program: PathBuf,
+    accelerator: Accelerator,
+}
+
+/// Who runs the guest's instructions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Accelerator {
+    Kvm,
+    /// Emulation; why KVM is not used, and the frequency of the host's time stamp counter.
+    Tcg {
+        because: String,
+        tsc_khz: Option<u64>,
+    },
+}
+
+impl Qemu {
+    /// Looks for QEMU in `PATH`, where it was last and in the usual places, and for a KVM that works.
+    pub fn find(home: &Home) -> Result<Self, Unavailable> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path)
+            .filter(|dir| dir.is_absolute())
+            .map(|dir| dir.join(PROGRAM))
+            .find(|file| is_program(file));
+        let machine = Machine::look(home, found.as_deref());
+        let usual = || USUAL.iter().map(|dir| Path::new(dir).join(PROGRAM));
+        let program = found
+            .or_else(|| machine.qemu.clone().into_iter().chain(usual()).find(|p| is_program(p)))
+            .ok_or_else(|| Unavailable {
+                reason: format!("{PROGRAM} is not installed"),
+                help: "install it: `apt-get install --no-install-recommends qemu-system-x86` \
+                       (Debian, Ubuntu), `dnf install qemu-system-x86-core` (Fedora)"
+                    .to_owned(),
+            })?;
+        let accelerator = match machine.kvm {
+            None => Accelerator::Kvm,
+            Some(because) => Accelerator::Tcg { because, tsc_khz: machine.tsc_khz },
+        };
+        Ok(Self { program, accelerator })
+    }
+
+    /// Why guests are emulated; `None` when KVM runs them.
+    pub fn emulation(&self) -> Option<&str> {
+        match &self.accelerator {
+            Accelerator::Kvm => None,
+            Accelerator::Tcg { because, .. } => Some(because),
+        }
+    }
+
+    fn kernel_words(&self) -> String {
+        match &self.accelerator {
+            Accelerator::Tcg { tsc_khz: Some(khz), .. } => {
+                format!("{KERNEL_WORDS} tsc=reliable tsc_early_khz={khz}")
+            }
+            Accelerator::Kvm | Accelerator::Tcg { tsc_khz: None, .. } => KERNEL_WORDS.to_owned(),
+        }
+    }
+}
+
+impl Driver for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn probe(&self) -> Result<Capabilities, Unavailable> {
+        let broken = |reason: String| Unavailable {
+            reason: format!("{} does not work: {reason}", self.program.display()),
+            help: "reinstall QEMU".to_owned(),
+        };
+        let output = Command::new(&self.program)
+            .arg("--version")
+            .output()
+            .map_err(|error| broken(error.to_string()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text
+            .split_once("version ")
+            .and_then(|(_, rest)| rest.split_ascii_whitespace().next())
+            .ok_or_else(|| broken("it does not tell its version".to_owned()))?;
+        Ok(Capabilities {
+            driver: self.name(),
+            hardware: self.accelerator == Accelerator::Kvm,
+            version: format!("{} {version}", self.program.display()),
+            max_disks: MAX_DISKS,
+        })
+    }
+
+    fn command(&self, vm: &VmConfig) -> VmCommand {
+        let mut args = Args::default();
+        args.pair("-name", &format!("msb-{}", vm.run_id));
+        args.pair("-M", "microvm,acpi=off,isa-serial=off");
+        args.pair("-accel", if self.emulation().is_some() { "tcg" } else { "kvm" });
+        args.pair("-cpu", if self.emulation().is_some() { "max" } else { "host" });
+        args.pair("-smp", &vm.vcpus.to_string());
+        args.pair("-m", &format!("{}M", vm.memory_mib));
+        for word in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            args.word(word);
+        }
+        args.pair("-display", "none");
+        args.word("-kernel");
+        args.0.push(vm.kernel.clone().into());
+        args.pair("-append", &self.kernel_words());
+        let mut fds = vec![
+            PassedFd { number: AGENT_FD, what: Passed::Agent },
+            PassedFd { number: CONSOLE_FD, what: Passed::Console },
+        ];
+        for (number, disk) in (FIRST_DISK_FD..).zip(&vm.disks) {
+            let serial = &disk.serial;
+            let readonly = if disk.readonly { "on" } else { "off" };
+            args.pair("-add-fd", &format!("fd={number},set={number}"));
+            args.pair(
+                "-drive",
+                &format!(
+                    "id={serial},file=/dev/fdset/{number},format=raw,if=none,readonly={readonly}"
+                ),
+            );
+            args.pair("-device", &format!("virtio-blk-device,drive={serial},serial={serial}"));
+            fds.push(PassedFd { number, what: Passed::Disk(disk.clone()) });
+        }
+        args.pair("-device", "virtio-serial-device,max_ports=2");
+        args.pair("-chardev", &format!("socket,id=console,fd={CONSOLE_FD}"));
+        args.pair("-device", "virtconsole,chardev=console");
+        args.pair("-chardev", &format!("socket,id=agent,fd={AGENT_FD}"));
+        args.pair(
+            "-device",
+            &format!("virtserialport,chardev=agent,name={}", msb_protocol::PORT_NAME),
+        );
+        args.pair(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        );
+        let devices = match self.accelerator {
+            Accelerator::Kvm => vec![PathBuf::from("/dev/kvm")],
+            Accelerator::Tcg { .. } => Vec::new(),
+        };
+        VmCommand {
+            program: self.program.clone(),
+            args: args.0,
+            env: Vec::new(),
+            fds,
+            reads: vec![vm.kernel.clone()],
+            devices,
+        }
+    }
+
+    fn spawn(&self, command: VmCommand, links: VmLinks) -> io::Result<Box<dyn Vm>> {
+        Ok(Box::new(child::spawn(command, links, true)?))
+    }
+}
+
+#[derive(Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn word(&mut self, word: &str) {
+        self.0.push(word.into());
+    }
+
+    fn pair(&mut self, name: &str, value: &str) {
+        self.word(name);
+        self.word(value);
+    }
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
