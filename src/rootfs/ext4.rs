@@ -1,1 +1,0 @@
-//! Formats sparse files as ext4 in constant time.
