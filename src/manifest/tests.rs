@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::*;
-use crate::spec::{Name, SandboxSpec};
+use crate::spec::{Name, Project, SandboxSpec};
 
 /// Files and variables in memory.
 #[derive(Default)]

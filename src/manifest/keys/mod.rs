@@ -6,7 +6,7 @@ mod sandbox;
 mod text;
 
 pub(crate) use resources::{NETWORK, REGISTRY, ROOT, SECRET, SOURCE, TLS, VOLUME};
-pub(crate) use sandbox::{HEALTHCHECK, IMAGE, MOUNT, SANDBOX};
+pub(crate) use sandbox::{DEFAULTS, HEALTHCHECK, IMAGE, MOUNT, SANDBOX};
 pub(crate) use text::{Text, kinds};
 
 /// A table of the file: its keys and how they go together.
@@ -105,6 +105,11 @@ impl Key {
 impl TableDef {
     pub(crate) fn key(&self, name: &str) -> Option<&'static Key> {
         self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// Whether templates and defaults are merged into the table and those below it.
+    pub(crate) fn is_sandbox(&self) -> bool {
+        self.path == SANDBOX.path || self.path == DEFAULTS.path
     }
 
     /// Keys that exclude each other.
