@@ -336,7 +336,13 @@ memory = 5
 [sandbox.b
 image = "x"
 "#]);
-    expect_test::expect![[""]].assert_debug_eq(&messages);
+    expect_test::expect![[r#"
+        [
+            "Sandboxfile:4:8: invalid TOML: extra `=`, expected nothing",
+            "Sandboxfile:5:10: `memory` must be a size such as `\"512MiB\"`, not an integer",
+            "Sandboxfile:6:11: invalid TOML: unclosed table, expected `]`",
+        ]
+    "#]].assert_debug_eq(&messages);
 }
 
 mod properties {
