@@ -95,13 +95,14 @@ impl LayerNode {
 impl LayerDir {
     /// Lays this over `lower`.
     pub(super) fn cover(&mut self, lower: LayerDir) {
+        // Opaque is about entries: the directory is still the one that lower layers describe.
+        if self.attr.is_none() {
+            self.attr = lower.attr;
+        }
         if self.opaque {
             return;
         }
         self.opaque = lower.opaque;
-        if self.attr.is_none() {
-            self.attr = lower.attr;
-        }
         if self.entries.is_empty() {
             self.entries = lower.entries;
             return;

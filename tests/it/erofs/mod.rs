@@ -85,20 +85,17 @@ fn run(program: &str, package: &str, args: &[&str]) -> Output {
 }
 
 /// Runs a program that must succeed.
-#[allow(dead_code, reason = "used soon")]
 fn must(program: &str, package: &str, args: &[&str]) {
     let output = run(program, package, args);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {args:?}: {stderr}");
 }
 
-#[allow(dead_code, reason = "used soon")]
 fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
 /// A file that can be read through again and again.
-#[allow(dead_code, reason = "used soon")]
 fn open(path: &Path) -> File {
     File::open(path).unwrap()
 }
