@@ -111,7 +111,11 @@ impl<'a> Assembly<'_, 'a, '_> {
             track.stop = Some(self.add(node, Action::StopSandbox { id, grace }));
         }
         if let Some(id) = id.clone().filter(|_| node.work == Work::Replace) {
-            track.remove = Some(self.add(node, Action::RemoveSandbox { id }));
+            let remove = self.add(node, Action::RemoveSandbox { id });
+            // Protected and forced by name.
+            let protect = node.observed.is_some_and(|observed| observed.protect);
+            self.drafts.get_mut(remove).needs_confirmation = protect;
+            track.remove = Some(remove);
         }
         match (node.work, &node.spec, id) {
             (Work::Create | Work::Replace, Some(spec), _) => {

@@ -438,6 +438,18 @@ fn an_interrupted_run_finishes_what_runs_and_starts_no_more() {
     assert!(outcome.states.iter().all(|s| matches!(s, StepState::Done | StepState::Interrupted)));
 }
 
+/// A program may spawn the executor as a task.
+#[test]
+fn the_executor_can_move_between_threads() {
+    fn check<T: Send>(_: &T) {}
+    let host = FakeHost::new();
+    let plan = make_plan(&host, &project(&[]), &PlanOptions::default());
+    let (options, mut silent) = (ExecuteOptions::default(), Silent);
+    let future = execute(&plan, &host, &options, &mut silent);
+    check(&future);
+    assert!(run(future).succeeded(&plan));
+}
+
 #[test]
 fn a_cycle_is_named() {
     let mut project = project(&[]);
@@ -459,4 +471,55 @@ fn a_cycle_is_named() {
         error.to_string(),
         "sandboxes depend on each other in a cycle: s00 -> s01 -> s02 -> s00"
     );
+}
+
+/// The longest way through a project whose starts take as long as `boots` says.
+fn critical_path(project: &Project, boots: &BTreeMap<Name, u64>) -> u64 {
+    let mut end: BTreeMap<&Name, u64> = BTreeMap::new();
+    for (name, spec) in &project.sandboxes {
+        let ready = spec.depends_on.keys().map(|below| end[below]).max().unwrap_or(0);
+        end.insert(name, ready + boots[name]);
+    }
+    end.into_values().max().unwrap_or(0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// No list schedule takes longer than the critical path and the work by the slots together; a
+    /// plan that waits where it need not does.
+    #[test]
+    fn nothing_waits_that_need_not(
+        shapes in vec(shape(false), 20..60), slots in 1..9usize, boots in vec(1..1000u64, 60),
+    ) {
+        let mut shapes = shapes;
+        for shape in &mut shapes {
+            (shape.job, shape.health) = (false, false);
+        }
+        let project = project(&shapes);
+        let boots: BTreeMap<Name, u64> = project.sandboxes.keys().cloned().zip(boots).collect();
+        let titles: BTreeMap<String, u64> =
+            boots.iter().map(|(name, boot)| (format!("start sandbox {name}"), *boot)).collect();
+        let host = FakeHost::with_delay(move |step| {
+            std::time::Duration::from_millis(titles.get(&step.title()).copied().unwrap_or(0))
+        });
+        let plan = make_plan(&host, &project, &PlanOptions::default());
+        let options = ExecuteOptions { parallelism: slots, ..ExecuteOptions::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let took = runtime.block_on(async {
+            let start = tokio::time::Instant::now();
+            let outcome = execute(&plan, &host, &options, &mut Silent).await;
+            assert!(outcome.succeeded(&plan));
+            start.elapsed().as_millis()
+        });
+        let critical = critical_path(&project, &boots);
+        let share = boots.values().sum::<u64>() / slots as u64;
+        // Steps that take no time still end on the next tick of the clock.
+        let ticks = 4 * plan.steps.len() as u64;
+        prop_assert!(took <= u128::from(critical + share + ticks), "{took} of {critical} + {share}");
+    }
 }
