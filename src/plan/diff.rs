@@ -167,7 +167,7 @@ impl Found<'_> {
     /// One change per leaf of a table that only one side has.
     fn leaves(&mut self, path: &str, value: &Value, added: bool) {
         match value {
-            Value::Object(table) if !table.is_empty() => {
+            Value::Object(table) if !table.is_empty() && !is_dependency(path) => {
                 for (key, value) in table {
                     self.leaves(&format!("{path}.{key}"), value, added);
                 }
@@ -190,7 +190,13 @@ impl Found<'_> {
     }
 }
 
+/// Whether a path is that of a whole entry of `depends_on`, which its condition stands for.
+fn is_dependency(path: &str) -> bool {
+    path.strip_prefix("depends_on.").is_some_and(|rest| !rest.contains('.'))
+}
+
 fn shown(path: &str, value: &Value) -> String {
+    let value = value.get("condition").filter(|_| is_dependency(path)).unwrap_or(value);
     let field = path.split('.').next().unwrap_or(path);
     if HIDDEN_FIELDS.contains(&field) {
         return HIDDEN.to_owned();

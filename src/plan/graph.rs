@@ -1,10 +1,10 @@
 //! Graphs: in which order sandboxes depend on each other, and steps on steps.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use petgraph::Direction;
-use petgraph::algo::{kosaraju_scc, toposort};
+use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
@@ -19,10 +19,34 @@ pub(super) fn dependency_order(
     edges: &[(usize, usize)],
 ) -> Result<Vec<usize>, Vec<usize>> {
     let graph = dependency_graph(count, edges);
-    match toposort(&graph, None) {
-        Ok(order) => Ok(order.into_iter().map(NodeIndex::index).collect()),
-        Err(_) => Err(find_cycle(&graph)),
+    let order = sorted(&graph);
+    if order.len() < count {
+        return Err(find_cycle(&graph));
     }
+    Ok(order.into_iter().map(NodeIndex::index).collect())
+}
+
+/// Kahn's algorithm. Of the nodes that could come next the one added first does, so that the
+/// result follows the order of names and of the steps of a sandbox. Shorter than the graph where
+/// that has a cycle.
+fn sorted<N, E>(graph: &DiGraph<N, E>) -> Vec<NodeIndex> {
+    let mut waiting = vec![0_usize; graph.node_count()];
+    for edge in graph.edge_references() {
+        waiting[edge.target().index()] += 1;
+    }
+    let ready = graph.node_indices().filter(|id| waiting[id.index()] == 0);
+    let mut ready: BinaryHeap<_> = ready.map(Reverse).collect();
+    let mut order = Vec::with_capacity(waiting.len());
+    while let Some(Reverse(id)) = ready.pop() {
+        order.push(id);
+        for next in graph.neighbors(id) {
+            waiting[next.index()] -= 1;
+            if waiting[next.index()] == 0 {
+                ready.push(Reverse(next));
+            }
+        }
+    }
+    order
 }
 
 /// Those of `edges` that lie on no cycle. Stored specs of different ages may contradict each
@@ -137,9 +161,9 @@ impl Drafts {
     /// first does. Err: the resources of steps that wait for each other.
     pub(super) fn finish(self) -> Result<Vec<Step>, Vec<ResourceId>> {
         let (mut needs, mut after) = (Vec::new(), Vec::new());
-        let order = self.sorted();
+        let order = sorted(&self.graph);
         if order.len() < self.graph.node_count() {
-            let placed: std::collections::BTreeSet<_> = order.into_iter().collect();
+            let placed: BTreeSet<_> = order.into_iter().collect();
             let left = self.graph.node_indices().filter(|id| !placed.contains(id));
             return Err(left.map(|id| self.graph[id].resource.clone()).collect());
         }
@@ -177,28 +201,6 @@ impl Drafts {
             optional: draft.optional,
         });
         Ok(steps.collect())
-    }
-
-    /// Kahn's algorithm; shorter than the graph where that has a cycle.
-    fn sorted(&self) -> Vec<DraftId> {
-        let mut waiting: Vec<usize> = self
-            .graph
-            .node_indices()
-            .map(|id| self.graph.edges_directed(id, Direction::Incoming).count())
-            .collect();
-        let mut ready: BinaryHeap<_> =
-            self.graph.node_indices().filter(|id| waiting[id.index()] == 0).map(Reverse).collect();
-        let mut order = Vec::with_capacity(waiting.len());
-        while let Some(Reverse(id)) = ready.pop() {
-            order.push(id);
-            for next in self.graph.neighbors(id) {
-                waiting[next.index()] -= 1;
-                if waiting[next.index()] == 0 {
-                    ready.push(Reverse(next));
-                }
-            }
-        }
-        order
     }
 }
 

@@ -1,7 +1,7 @@
 //! The JSON form of a plan: the output contract `msb.plan/1`.
 //!
 //! Fields may be added to it within a version; none is removed or changes its meaning. Specs are
-//! shown by hash only.
+//! not shown, not even by hash: a hash over environment values lets short ones be guessed.
 
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
@@ -38,14 +38,10 @@ impl Serialize for Step {
         map.serialize_entry("optional", &self.optional)?;
         match &self.action {
             Action::PullImage { digest, .. } => map.serialize_entry("image_digest", digest)?,
-            Action::CreateSandbox { spec, image_digest, .. } => {
-                map.serialize_entry("spec_hash", &spec.hash())?;
+            Action::CreateSandbox { image_digest, .. } => {
                 map.serialize_entry("image_digest", image_digest)?;
             }
-            Action::UpdateSandbox { spec, live, .. } => {
-                map.serialize_entry("spec_hash", &spec.hash())?;
-                map.serialize_entry("live", live)?;
-            }
+            Action::UpdateSandbox { live, .. } => map.serialize_entry("live", live)?,
             Action::AwaitSandbox { condition } => map.serialize_entry("condition", condition)?,
             Action::GrowVolume { quota } => map.serialize_entry("quota", quota)?,
             Action::StartSandbox { .. }

@@ -11,6 +11,7 @@ mod cli_docs;
 mod erofs;
 mod lying_registry;
 mod registry;
+mod scenarios;
 mod store;
 mod support;
 mod tidy;
