@@ -342,7 +342,8 @@ image = "x"
             "Sandboxfile:5:10: `memory` must be a size such as `\"512MiB\"`, not an integer",
             "Sandboxfile:6:11: invalid TOML: unclosed table, expected `]`",
         ]
-    "#]].assert_debug_eq(&messages);
+    "#]]
+    .assert_debug_eq(&messages);
 }
 
 mod properties {

@@ -161,3 +161,157 @@ fn truncated(error: io::Error) -> FrameError {
         _ => FrameError::Io(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A frame that owns its payload.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Owned {
+        Message(String),
+        Data(u8, Vec<u8>),
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    async fn write_all(frames: &[Owned]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for frame in frames {
+            match frame {
+                Owned::Message(text) => write_message(&mut bytes, text).await.unwrap(),
+                Owned::Data(fd, data) => write_data(&mut bytes, *fd, data).await.unwrap(),
+            }
+        }
+        bytes
+    }
+
+    async fn read_all<R: AsyncRead + Unpin>(mut reader: R) -> Result<Vec<Owned>, FrameError> {
+        let (mut buffer, mut frames) = (Vec::new(), Vec::new());
+        while let Some(frame) = read_frame(&mut reader, &mut buffer).await? {
+            frames.push(match frame {
+                Frame::Message(_) => Owned::Message(frame.message()?),
+                Frame::Data { fd, bytes } => Owned::Data(fd, bytes.to_vec()),
+            });
+        }
+        Ok(frames)
+    }
+
+    fn frames() -> impl Strategy<Value = Vec<Owned>> {
+        let message = any::<String>().prop_map(Owned::Message);
+        let data = (0..3_u8, vec(any::<u8>(), 0..40)).prop_map(|(fd, data)| Owned::Data(fd, data));
+        vec(prop_oneof![message, data], 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_round_trip_over_every_split(frames in frames()) {
+            run(async {
+                let bytes = write_all(&frames).await;
+                for split in 0..=bytes.len() {
+                    let (front, back) = bytes.split_at(split);
+                    assert_eq!(read_all(front.chain(back)).await.unwrap(), frames);
+                }
+            });
+        }
+
+        #[test]
+        fn a_cut_stream_is_an_error_unless_the_cut_is_between_frames(frames in frames()) {
+            run(async {
+                let bytes = write_all(&frames).await;
+                for cut in 0..bytes.len() {
+                    match read_all(&bytes[..cut]).await {
+                        Ok(read) => assert_eq!(read[..], frames[..read.len()]),
+                        Err(error) => assert!(matches!(error, FrameError::Truncated), "{error}"),
+                    }
+                }
+            });
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..200)) {
+            let _ = run(read_all(&bytes[..]));
+        }
+
+        #[test]
+        fn any_payload_decodes_or_is_refused(bytes in vec(any::<u8>(), 0..200)) {
+            let _ = Frame::Message(&bytes).message::<crate::Request>();
+            let _ = Frame::Message(&bytes).message::<crate::ControlInput>();
+            let _ = Frame::Message(&bytes).message::<crate::ExecOutput>();
+        }
+    }
+
+    #[test]
+    fn a_frame_may_be_as_long_as_the_limit_and_no_longer() {
+        for (kind, limit) in [(0, MAX_MESSAGE), (1, MAX_DATA), (2, MAX_DATA), (3, MAX_DATA)] {
+            let header = |length: usize| {
+                let mut bytes = vec![kind];
+                bytes.extend(u32::try_from(length).unwrap().to_le_bytes());
+                bytes
+            };
+            let mut longest = header(limit);
+            longest.resize(HEADER + limit, 0);
+            let mut buffer = Vec::new();
+            let frame = run(read_frame(&mut &longest[..], &mut buffer)).unwrap().unwrap();
+            assert!(
+                matches!(frame, Frame::Message(bytes) | Frame::Data { bytes, .. } if bytes.len() == limit)
+            );
+            // Refused by its header: nothing is allocated for the rest.
+            let mut buffer = Vec::new();
+            let error = run(read_frame(&mut &header(limit + 1)[..], &mut buffer)).unwrap_err();
+            assert!(matches!(error, FrameError::TooLong(_)), "{error}");
+            assert_eq!(buffer.capacity(), 0);
+        }
+    }
+
+    #[test]
+    fn refuses_unknown_kinds_and_what_is_not_expected() {
+        let mut buffer = Vec::new();
+        for kind in 4..=u8::MAX {
+            let error = run(read_frame(&mut &[kind, 0, 0, 0, 0][..], &mut buffer)).unwrap_err();
+            assert!(matches!(error, FrameError::Kind(found) if found == kind));
+        }
+        let data = Frame::Data { fd: 0, bytes: b"x" };
+        assert!(matches!(data.message::<String>(), Err(FrameError::Unexpected)));
+        for bytes in [&b""[..], b"\xff", b"\x01", b"\x5b\xff\xff\xff\xff\xff\xff\xff\xff", b"\x9f"]
+        {
+            assert!(matches!(
+                Frame::Message(bytes).message::<String>(),
+                Err(FrameError::Malformed)
+            ));
+        }
+        let deep = vec![0x81; MAX_MESSAGE];
+        let error = Frame::Message(&deep).message::<crate::Request>().unwrap_err();
+        assert!(matches!(error, FrameError::Malformed));
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_not_written() {
+        let mut bytes = Vec::new();
+        let error = run(write_message(&mut bytes, &"x".repeat(MAX_MESSAGE))).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn long_data_becomes_several_frames() {
+        let data: Vec<u8> = (0..=u8::MAX).cycle().take(2 * MAX_DATA + 1).collect();
+        let mut bytes = Vec::new();
+        run(write_data(&mut bytes, 2, &data)).unwrap();
+        let frames = run(read_all(&bytes[..])).unwrap();
+        assert_eq!(frames.len(), 3);
+        let joined: Vec<u8> = frames
+            .into_iter()
+            .flat_map(|frame| match frame {
+                Owned::Data(2, bytes) => bytes,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(joined == data);
+    }
+}

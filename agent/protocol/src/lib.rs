@@ -21,6 +21,8 @@
 //! anything but the stream it is given.
 
 mod codec;
+#[cfg(test)]
+mod golden;
 mod handshake;
 mod messages;
 pub mod mux;

@@ -1,0 +1,116 @@
+//! The wire form of every message, held by `golden/messages.txt`: a change there is a change of the
+//! protocol, which older agents and hosts must be able to read, or which needs a new version.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use expect_test::expect_file;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
+    ExecOutput, ExecRequest, ExitStatus, Frame, Preamble, Request, Rlimit, RootConfig, StdinMode,
+    TmpfsMount, Tty,
+};
+
+/// Gathers lines, checking that each message decodes as itself.
+#[derive(Default)]
+struct Golden(String);
+
+impl Golden {
+    fn add<T: Serialize + DeserializeOwned + PartialEq + Debug>(&mut self, name: &str, value: &T) {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(value, &mut bytes).unwrap();
+        assert_eq!(&Frame::Message(&bytes).message::<T>().unwrap(), value);
+        self.line(name, &bytes);
+    }
+
+    fn line(&mut self, name: &str, bytes: &[u8]) {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.0.push_str(&format!("{name} {hex}\n"));
+    }
+}
+
+fn boot_config() -> BootConfig {
+    BootConfig {
+        root: RootConfig {
+            lowers: vec!["patch".into(), "image".into()],
+            upper: Some("upper".into()),
+        },
+        disks: vec![DiskMount {
+            serial: "vol0".into(),
+            path: "/data".into(),
+            fstype: "ext4".into(),
+            readonly: false,
+        }],
+        tmpfs: vec![TmpfsMount {
+            path: "/tmp".into(),
+            size_bytes: Some(1 << 20),
+            mode: 0o1777,
+            readonly: true,
+        }],
+        hostname: "web".into(),
+        hosts: BTreeMap::from([("10.0.0.2".into(), vec!["db".into()])]),
+        clock_ns: 1_700_000_000_000_000_000,
+    }
+}
+
+fn exec_request() -> ExecRequest {
+    ExecRequest {
+        argv: vec!["sh".into(), "-c".into(), "true".into()],
+        env: BTreeMap::from([("A".into(), "1".into())]),
+        cwd: Some("/srv".into()),
+        user: Some("app:staff".into()),
+        stdin: StdinMode::Pipe,
+        tty: Some(Tty { rows: 24, cols: 80, term: "xterm".into() }),
+        rlimits: vec![Rlimit { name: "nofile".into(), soft: Some(1), hard: None }],
+        create_cwd: true,
+    }
+}
+
+#[test]
+fn the_wire_form_stays() {
+    let mut golden = Golden::default();
+    golden.line("preamble", &Preamble::OURS.encode());
+    golden.add("request.control", &Request::Control);
+    golden.add("request.exec", &Request::Exec(exec_request()));
+    golden.add("request.exec.least", &Request::Exec(ExecRequest::default()));
+    golden.add("control.boot", &ControlInput::Boot(Box::new(boot_config())));
+    golden.add("control.boot.least", &ControlInput::Boot(Box::default()));
+    golden.add("control.shutdown", &ControlInput::Shutdown { grace_ms: 10_000 });
+    golden.add("control.ready", &ControlOutput::Ready { uptime_us: 1_500_000 });
+    let failed = BootFailed { stage: "mount upper".into(), message: "no such disk".into() };
+    golden.add("control.boot_failed", &ControlOutput::BootFailed(failed));
+    golden.add("control.bye", &ControlOutput::Bye);
+    golden.add("exec.signal", &ExecInput::Signal(15));
+    golden.add("exec.resize", &ExecInput::Resize { rows: 24, cols: 80 });
+    golden.add("exec.started", &ExecOutput::Started { pid: 42 });
+    golden.add("exec.exited.code", &ExecOutput::Exited(ExitStatus::Code(3)));
+    golden.add("exec.exited.signal", &ExecOutput::Exited(ExitStatus::Signal(9)));
+    let what = || "x".to_owned();
+    for (name, failure) in [
+        ("not_found", ExecFailure::NotFound(what())),
+        ("not_executable", ExecFailure::NotExecutable(what())),
+        ("bad_workdir", ExecFailure::BadWorkdir(what())),
+        ("unknown_user", ExecFailure::UnknownUser(what())),
+        ("invalid", ExecFailure::Invalid(what())),
+        ("system", ExecFailure::System(what())),
+    ] {
+        golden.add(&format!("exec.failed.{name}"), &ExecOutput::Failed(failure));
+    }
+    expect_file!["../golden/messages.txt"].assert_eq(&golden.0);
+}
+
+#[test]
+fn fields_of_a_newer_side_are_passed_over_and_missing_ones_have_defaults() {
+    #[derive(Serialize)]
+    struct Newer {
+        argv: Vec<String>,
+        from_the_future: u32,
+    }
+    let newer = Newer { argv: vec!["true".into()], from_the_future: 1 };
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&newer, &mut bytes).unwrap();
+    let request: ExecRequest = Frame::Message(&bytes).message().unwrap();
+    assert_eq!(request, ExecRequest { argv: vec!["true".into()], ..ExecRequest::default() });
+}
