@@ -13,5 +13,6 @@ mod lying_registry;
 mod registry;
 mod scenarios;
 mod store;
+mod supervisor;
 mod support;
 mod tidy;
