@@ -42,7 +42,6 @@ pub struct LaunchConfig {
     #[serde(skip)]
     pub executable: Option<PathBuf>,
     /// With the `local` driver: a program that plays the agent.
-    #[cfg(feature = "test-support")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_agent: Option<PathBuf>,
 }

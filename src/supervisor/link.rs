@@ -4,11 +4,13 @@
 //! `BootFailed`, then one `Bye`. Anything else breaks the link, so a flood of messages ends with
 //! its second one; nothing is queued without bound.
 
+use std::io;
 use std::time::SystemTime;
 
-use msb_protocol::mux::{self, Opener};
+use msb_protocol::mux::{self, MuxError, Opener};
 use msb_protocol::{
-    BootConfig, ControlInput, ControlOutput, Request, host_handshake, read_frame, write_message,
+    BootConfig, ControlInput, ControlOutput, FrameError, HandshakeError, Request, host_handshake,
+    read_frame, write_message,
 };
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -20,6 +22,55 @@ use super::state::Input;
 /// The longest text of the guest's that is kept, in characters.
 const MAX_TEXT: usize = 1 << 10;
 
+/// How a conversation with the agent ended.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// It stopped; the VM has probably ended.
+    Closed(String),
+    /// The agent said what it must not.
+    Broken(String),
+}
+
+impl From<FrameError> for Fault {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Io(_) | FrameError::Truncated => Self::Closed(chain(&error)),
+            FrameError::Kind(_)
+            | FrameError::TooLong(_)
+            | FrameError::Malformed
+            | FrameError::Unexpected => Self::Broken(chain(&error)),
+        }
+    }
+}
+
+impl From<MuxError> for Fault {
+    fn from(error: MuxError) -> Self {
+        match &error {
+            MuxError::Connection(yamux::ConnectionError::Io(_)) | MuxError::Closed => {
+                Self::Closed(chain(&error))
+            }
+            MuxError::Connection(_) | MuxError::PeerOpened | MuxError::TooManyStreams => {
+                Self::Broken(chain(&error))
+            }
+        }
+    }
+}
+
+impl From<HandshakeError> for Fault {
+    fn from(error: HandshakeError) -> Self {
+        match &error {
+            HandshakeError::Io(_) => Self::Closed(chain(&error)),
+            HandshakeError::Preamble(_) => Self::Broken(chain(&error)),
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Closed(chain(&error))
+    }
+}
+
 /// Attends to the link until it ends; the last notice says why.
 pub(super) async fn attend(
     stream: std::os::unix::net::UnixStream,
@@ -27,51 +78,74 @@ pub(super) async fn attend(
     commands: mpsc::Receiver<ControlInput>,
     notices: mpsc::Sender<Notice>,
 ) {
-    let why = match converse(stream, boot, commands, &notices).await {
-        Ok(never) => never,
-        Err(why) => why,
+    let input = match converse(stream, boot, commands, &notices).await {
+        Ok(()) => return,
+        Err(Fault::Closed(why)) => Input::LinkLost(why),
+        Err(Fault::Broken(why)) => Input::LinkBroken(why),
     };
-    tracing::debug!(why, "the link ended");
-    let _ = notices.send(Notice::Input(Input::LinkLost(why))).await;
+    let _ = notices.send(Notice::Input(input)).await;
 }
 
+/// Ends in order after a `Bye`.
 async fn converse(
     stream: std::os::unix::net::UnixStream,
+    boot: BootConfig,
+    commands: mpsc::Receiver<ControlInput>,
+    notices: &mpsc::Sender<Notice>,
+) -> Result<(), Fault> {
+    let mut stream = UnixStream::from_std(stream)?;
+    host_handshake(&mut stream).await?;
+    let (opener, driver) = mux::client(stream);
+    let mut driver = Box::pin(driver);
+    let mut talk = Box::pin(talk(opener, boot, commands, notices));
+    tokio::select! {
+        talked = &mut talk => {
+            talked?;
+            // Nothing that follows matters; the VM ends next.
+            let _ = driver.await;
+            Ok(())
+        }
+        ended = &mut driver => {
+            drop(driver);
+            // What arrived before the end is still to be heard.
+            match (talk.await, ended) {
+                (Ok(()), _) => Ok(()),
+                (Err(Fault::Broken(why)), _) => Err(Fault::Broken(why)),
+                (Err(Fault::Closed(_)), Err(error)) => Err(error.into()),
+                (Err(Fault::Closed(_)), Ok(())) => Err(Fault::Closed("it was closed".into())),
+            }
+        }
+    }
+}
+
+async fn talk(
+    opener: Opener,
     mut boot: BootConfig,
     mut commands: mpsc::Receiver<ControlInput>,
     notices: &mpsc::Sender<Notice>,
-) -> Result<String, String> {
-    let text = |error: &dyn std::error::Error| error.to_string();
-    let mut stream = UnixStream::from_std(stream).map_err(|e| text(&e))?;
-    host_handshake(&mut stream).await.map_err(|e| text(&e))?;
-    let (opener, driver) = mux::client(stream);
-    let talk = async {
-        let mut control = opener.open().await.map_err(|e| text(&e))?;
-        write_message(&mut control, &Request::Control).await.map_err(|e| text(&e))?;
-        boot.clock_ns = wall_clock_ns();
-        let first = ControlInput::Boot(Box::new(boot));
-        write_message(&mut control, &first).await.map_err(|e| text(&e))?;
-        control.flush().await.map_err(|e| text(&e))?;
-        let (reader, mut writer) = tokio::io::split(control);
-        let speak = async {
-            while let Some(command) = commands.recv().await {
-                write_message(&mut writer, &command).await.map_err(|e| text(&e))?;
-                writer.flush().await.map_err(|e| text(&e))?;
+) -> Result<(), Fault> {
+    let mut control = opener.open().await?;
+    write_message(&mut control, &Request::Control).await?;
+    boot.clock_ns = wall_clock_ns();
+    write_message(&mut control, &ControlInput::Boot(Box::new(boot))).await?;
+    control.flush().await?;
+    let (reader, mut writer) = tokio::io::split(control);
+    let speak = async {
+        while let Some(command) = commands.recv().await {
+            let spoken = async {
+                write_message(&mut writer, &command).await?;
+                writer.flush().await
+            };
+            if spoken.await.is_err() {
+                // The other direction knows better why.
+                break;
             }
-            // The run is over; the other side ends the link.
-            std::future::pending::<Result<String, String>>().await
-        };
-        tokio::select! {
-            heard = hear(reader, &opener, notices) => heard,
-            spoken = speak => spoken,
         }
+        std::future::pending().await
     };
     tokio::select! {
-        ended = driver => match ended {
-            Ok(()) => Err("the agent closed it".into()),
-            Err(error) => Err(chain(&error)),
-        },
-        talked = talk => talked,
+        heard = hear(reader, &opener, notices) => heard,
+        never = speak => never,
     }
 }
 
@@ -79,14 +153,11 @@ async fn hear(
     mut reader: impl AsyncRead + Unpin,
     opener: &Opener,
     notices: &mpsc::Sender<Notice>,
-) -> Result<String, String> {
+) -> Result<(), Fault> {
     let mut buffer = Vec::new();
     let mut ready = false;
-    loop {
-        let frame = read_frame(&mut reader, &mut buffer).await.map_err(|e| chain(&e))?;
-        let Some(frame) = frame else { return Err("the agent closed the control stream".into()) };
-        let message = frame.message().map_err(|e| e.to_string())?;
-        let notice = match message {
+    while let Some(frame) = read_frame(&mut reader, &mut buffer).await? {
+        let notice = match frame.message()? {
             ControlOutput::Ready { uptime_us } if !ready => {
                 ready = true;
                 tracing::info!(uptime_us, "the guest is ready");
@@ -99,17 +170,17 @@ async fn hear(
             }
             ControlOutput::Bye if ready => {
                 let _ = notices.send(Notice::Input(Input::Bye)).await;
-                // Nothing that follows matters; the VM ends next.
-                return std::future::pending().await;
+                return Ok(());
             }
             ControlOutput::Ready { .. } | ControlOutput::BootFailed(_) | ControlOutput::Bye => {
-                return Err("the agent broke the protocol".into());
+                return Err(Fault::Broken("a message out of turn".into()));
             }
         };
         if notices.send(notice).await.is_err() {
-            return Err("the supervisor ended".into());
+            break;
         }
     }
+    Err(Fault::Closed("the control stream was closed".into()))
 }
 
 /// Taken when it is sent, because the guest starts its clock from it.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, flock};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, filter::LevelFilter, reload};
@@ -40,8 +40,8 @@ const CONSOLE_TAIL: u64 = 4 << 10;
 const CONSOLE_LINES: usize = 8;
 /// How long clients have to read their last status.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How long the console's last words are waited for.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long the last words on the link and the console are waited for: they have been sent.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a thread that wrote to the store is kept for the next write.
 const KEEP_THREADS: Duration = Duration::from_millis(200);
 
@@ -194,8 +194,9 @@ async fn attend_run(
         async move { runtime::record_console(links.console, &path, CONSOLE_MAX).await }
     });
     let boot = workload::boot_config(&config);
-    tokio::task::spawn_local(attend(links.agent, boot, commands, notices_in.clone()));
-    tokio::task::spawn_local(watch_vm(vm.clone(), notices_in.clone()));
+    let link_task = attend(links.agent, boot, commands, notices_in.clone());
+    let link_task = tokio::task::spawn_local(link_task);
+    tokio::task::spawn_local(watch_vm(vm.clone(), link_task, notices_in.clone()));
     let subject =
         Arc::new(Subject { home, project: config.project.clone(), name: config.name.to_string() });
     let sinks = Sinks { link, notices: notices_in, health: health_in, changes };
@@ -331,7 +332,8 @@ fn play_agent(command: runtime::VmCommand, _: &LaunchConfig) -> runtime::VmComma
     command
 }
 
-async fn watch_vm(vm: Arc<dyn Vm>, notices: mpsc::Sender<Notice>) {
+/// Tells the end of the VM after all that its agent said before.
+async fn watch_vm(vm: Arc<dyn Vm>, link: JoinHandle<()>, notices: mpsc::Sender<Notice>) {
     let exit = match vm.wait().await {
         Ok(exit) => exit,
         Err(error) => {
@@ -340,6 +342,7 @@ async fn watch_vm(vm: Arc<dyn Vm>, notices: mpsc::Sender<Notice>) {
             VmExit::Code(-1)
         }
     };
+    let _ = tokio::time::timeout(LAST_WORDS, link).await;
     let _ = notices.send(Notice::Input(Input::VmEnded(exit))).await;
 }
 

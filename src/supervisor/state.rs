@@ -54,6 +54,8 @@ pub(super) enum Input {
     Bye,
     /// The agent does not answer any more.
     LinkLost(String),
+    /// The agent said what it must not.
+    LinkBroken(String),
     /// The VM has ended.
     VmEnded(VmExit),
     /// The armed timer has run out.
@@ -67,8 +69,10 @@ pub(super) enum WorkloadEnd {
     Exited(ExitStatus),
     /// It did not start.
     Failed(ExecFailure),
-    /// The agent did not say.
+    /// The session stopped without a word: the VM has probably ended.
     Lost(String),
+    /// The agent said what it must not.
+    Broken(String),
 }
 
 /// What is to be done.
@@ -205,13 +209,10 @@ impl StateDriver {
                     self.enter(Phase::Leaving, vec![Effect::StopHealth, Effect::Arm(LEAVE_TIMEOUT)])
                 }
             },
-            Input::LinkLost(why) => match self.phase {
+            Input::LinkLost(why) => self.lose(format!("the link to the guest broke: {why}")),
+            Input::LinkBroken(why) => match self.phase {
                 Phase::Dying | Phase::Leaving => Vec::new(),
-                _ => {
-                    self.error.get_or_insert(format!("the link to the guest broke: {why}"));
-                    self.link_lost = true;
-                    self.enter(Phase::Dying, vec![Effect::StopHealth, Effect::Arm(LINK_TIMEOUT)])
-                }
+                _ => self.die(format!("the agent broke the protocol: {why}")),
             },
             Input::TimeUp => self.time_up(),
         }
@@ -268,8 +269,14 @@ impl StateDriver {
             }
             WorkloadEnd::Lost(why) => {
                 return match self.phase {
-                    // Ended by the same cause, which is told on its own.
-                    Phase::Dying | Phase::Leaving | Phase::ShuttingDown => Vec::new(),
+                    // Its end is under way: the session goes with the rest.
+                    Phase::ShuttingDown => Vec::new(),
+                    _ => self.lose(format!("the workload's session broke: {why}")),
+                };
+            }
+            WorkloadEnd::Broken(why) => {
+                return match self.phase {
+                    Phase::Dying | Phase::Leaving => Vec::new(),
                     _ => self.die(format!("the workload's session broke: {why}")),
                 };
             }
@@ -313,6 +320,18 @@ impl StateDriver {
                 Phase::Dying,
                 vec![Effect::StopHealth, Effect::KillVm, Effect::Arm(Duration::MAX)],
             ),
+        }
+    }
+
+    /// The guest is lost, probably because the VM has ended: it gets some time to say so.
+    fn lose(&mut self, why: String) -> Vec<Effect> {
+        match self.phase {
+            Phase::Dying | Phase::Leaving => Vec::new(),
+            _ => {
+                self.error.get_or_insert(why);
+                self.link_lost = true;
+                self.enter(Phase::Dying, vec![Effect::StopHealth, Effect::Arm(LINK_TIMEOUT)])
+            }
         }
     }
 
@@ -468,6 +487,8 @@ mod tests {
             Just(Input::Kill),
             Just(Input::Bye),
             Just(Input::LinkLost("x".into())),
+            Just(Input::LinkBroken("x".into())),
+            Just(Input::WorkloadEnded(WorkloadEnd::Broken("x".into()))),
             Just(Input::TimeUp),
             Just(Input::VmEnded(VmExit::Signal(11))),
         ]

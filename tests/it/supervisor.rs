@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use msb::home::Home;
-use msb::spec::{Health, HealthCheck, Image, ImageSource, Millis, Name, Probe, SandboxSpec, Status};
+use msb::spec::{
+    Health, HealthCheck, Image, ImageSource, Millis, Name, Probe, SandboxSpec, Status,
+};
 use msb::store::{Durability, NewSandbox, RunIdentity, SandboxRow, Store, StoreError};
 use msb::supervisor::logs::{self, LogFollower, LogRange, LogStream};
 use msb::supervisor::{
@@ -300,6 +302,7 @@ async fn a_workload_that_does_not_want_to_stop_is_killed() {
     up.said("up").await;
     within(up.client.stop(Some(3_600_000))).await.unwrap();
     // While it has time it answers.
+    up.until(|event| event.status == Status::Draining).await;
     let event = within(up.client.status()).await.unwrap();
     assert_eq!(event.status, Status::Draining);
     let denied = up.client.exec(command("true")).await;
@@ -707,7 +710,8 @@ async fn a_client_that_talks_nonsense_is_left_alone() {
     let up = bench.up(idle()).await;
     up.running().await;
     let socket = bench.home.socket(&up.config.id);
-    for nonsense in [&b"\0\xff\xff\xff\xff"[..], b"GET / HTTP/1.1\r\n\r\n", b"\0\x03\0\0\0abc", b""] {
+    for nonsense in [&b"\0\xff\xff\xff\xff"[..], b"GET / HTTP/1.1\r\n\r\n", b"\0\x03\0\0\0abc", b""]
+    {
         let mut stream = within(tokio::net::UnixStream::connect(&socket)).await.unwrap();
         stream.write_all(nonsense).await.unwrap();
         stream.shutdown().await.unwrap();
@@ -879,7 +883,8 @@ async fn endless_output_is_bounded() {
     let up = bench.launch(config).await;
     up.running().await;
     let dir = SandboxPaths::new(&bench.home, &up.config.id).logs();
-    let (_, mut follower) = LogFollower::open(&dir, &LogRange { tail: Some(0), since: None }).unwrap();
+    let (_, mut follower) =
+        LogFollower::open(&dir, &LogRange { tail: Some(0), since: None }).unwrap();
     while !dir.join("workload.log.2").exists() {
         within(follower.changed()).await.unwrap();
     }
