@@ -105,6 +105,7 @@ impl Attached<'_> {
             wait_timeout: None,
             dry_run: false,
             yes: true,
+            fingerprint: None,
         };
         let killer = move || async move {
             for id in ids {

@@ -18,51 +18,24 @@ const MAX_FILE: u64 = 16 << 20;
 pub(crate) struct Found {
     /// As the user would name it.
     pub(crate) shown: String,
-    /// Absolute; none for standard input.
-    pub(crate) path: Option<PathBuf>,
     /// The directory that relative paths in it start from.
     pub(crate) dir: PathBuf,
     /// What it says.
     pub(crate) text: String,
 }
 
-/// The files that `-f` names, or those that are found from `cwd` upwards, in merge order.
-pub(crate) fn discover(flags: &[PathBuf], cwd: &Path) -> Result<Vec<Found>, CliError> {
-    if flags.is_empty() {
-        return search(cwd);
+/// The paths that `-f` names, or those that are found from `cwd` upwards, in merge order; `None`
+/// stands for standard input.
+pub(crate) fn locate(flags: &[PathBuf], cwd: &Path) -> Result<Vec<Option<PathBuf>>, CliError> {
+    if !flags.is_empty() {
+        let absolute = |flag: &PathBuf| (flag != Path::new("-")).then(|| cwd.join(flag));
+        return Ok(flags.iter().map(absolute).collect());
     }
-    flags.iter().map(|flag| named(flag, cwd)).collect()
-}
-
-fn named(flag: &Path, cwd: &Path) -> Result<Found, CliError> {
-    if flag == Path::new("-") {
-        let mut text = String::new();
-        let read = std::io::stdin().take(MAX_FILE).read_to_string(&mut text);
-        read.map_err(|error| FileError::read(Path::new("standard input"), error))?;
-        let shown = "<stdin>".to_owned();
-        return Ok(Found { shown, path: None, dir: cwd.to_owned(), text });
-    }
-    let path = cwd.join(flag);
-    read(&path, flag.display().to_string()).map_err(|error| {
-        let mut error = CliError::from(error);
-        error.exit = Exit::InvalidFile;
-        error
-    })
-}
-
-fn search(cwd: &Path) -> Result<Vec<Found>, CliError> {
     for dir in cwd.ancestors() {
-        for name in NAMES {
-            let path = dir.join(name);
-            if !path.is_file() {
-                continue;
-            }
-            let mut found = vec![read(&path, shown(&path, cwd))?];
+        if let Some(main) = NAMES.iter().map(|name| dir.join(name)).find(|path| path.is_file()) {
             let over = dir.join(OVERRIDE);
-            if over.is_file() {
-                found.push(read(&over, shown(&over, cwd))?);
-            }
-            return Ok(found);
+            let over = over.is_file().then_some(Some(over));
+            return Ok(std::iter::once(Some(main)).chain(over).collect());
         }
         if dir.join(".git").exists() {
             break;
@@ -71,6 +44,30 @@ fn search(cwd: &Path) -> Result<Vec<Found>, CliError> {
     let message = format!("there is no Sandboxfile in {} or above it", cwd.display());
     Err(CliError::message(Exit::InvalidFile, message)
         .hint("`msb init` writes one; `-f FILE` names another"))
+}
+
+/// Reads the files that [`locate`] finds.
+pub(crate) fn discover(flags: &[PathBuf], cwd: &Path) -> Result<Vec<Found>, CliError> {
+    locate(flags, cwd)?
+        .into_iter()
+        .map(|path| {
+            let read = match path {
+                Some(path) => {
+                    let shown = shown(&path, cwd);
+                    read(&path, shown)
+                }
+                None => read_stdin(cwd),
+            };
+            read.map_err(|error| CliError::new(Exit::InvalidFile, error))
+        })
+        .collect()
+}
+
+fn read_stdin(cwd: &Path) -> Result<Found, FileError> {
+    let mut text = String::new();
+    let read = std::io::stdin().take(MAX_FILE).read_to_string(&mut text);
+    read.map_err(|error| FileError::read(Path::new("standard input"), error))?;
+    Ok(Found { shown: "<stdin>".to_owned(), dir: cwd.to_owned(), text })
 }
 
 fn shown(path: &Path, cwd: &Path) -> String {
@@ -83,7 +80,7 @@ fn read(path: &Path, shown: String) -> Result<Found, FileError> {
     let mut text = String::new();
     file.take(MAX_FILE).read_to_string(&mut text).map_err(fail)?;
     let dir = path.parent().unwrap_or(Path::new("/")).to_owned();
-    Ok(Found { shown, path: Some(path.to_owned()), dir, text })
+    Ok(Found { shown, dir, text })
 }
 
 #[cfg(test)]

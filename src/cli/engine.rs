@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::home::Home;
-use crate::image::{ImageCache, NoProgress, RegistryAccess};
+use crate::image::{ImageCache, RegistryAccess};
 use crate::plan::{
     Action, Desired, DesiredImage, Intent, ObservedState, Plan, PlanOptions, Step, plan,
 };
@@ -44,7 +45,13 @@ pub(crate) struct Request<'a> {
     pub(crate) wait_timeout: Option<Millis>,
     pub(crate) dry_run: bool,
     pub(crate) yes: bool,
+    /// Makes the fingerprint of a complete run, where it can have one.
+    pub(crate) fingerprint: Option<&'a Fingerprinter<'a>>,
 }
+
+/// See [`super::fingerprint::make`].
+pub(crate) type Fingerprinter<'a> =
+    dyn Fn(&Home, &SharedStore) -> Result<Option<String>, CliError> + 'a;
 
 /// What became of it.
 pub(crate) struct Done {
@@ -71,7 +78,13 @@ pub(crate) fn undeclared(name: Name) -> Loaded {
         secrets: BTreeMap::new(),
         registries: BTreeMap::new(),
     };
-    Loaded { project, origins: Origins::default(), files: Vec::new() }
+    Loaded {
+        project,
+        origins: Origins::default(),
+        files: Vec::new(),
+        stamps: Vec::new(),
+        variables: Vec::new(),
+    }
 }
 
 /// The project of a command that works without a Sandboxfile where `-p` names the project. Says
@@ -110,7 +123,7 @@ pub(crate) fn look(
         }
         None => (ObservedState::default(), false),
     };
-    let plan = make_plan(loaded, selected, options, &observed, &home, store.as_ref())?;
+    let plan = make_plan(loaded, selected, options, &observed, &home, store.as_ref(), &[])?;
     Ok(Look { home, plan, unfinished })
 }
 
@@ -121,11 +134,12 @@ fn make_plan(
     observed: &ObservedState,
     home: &Home,
     store: Option<&SharedStore>,
+    resolved: &[(Image, String)],
 ) -> Result<Plan, CliError> {
     let images = match (store, options.intent) {
         (Some(store), Intent::Up) => {
             let cache = ImageCache::new(home.clone(), Arc::clone(store) as _);
-            cached_images(&loaded.project, selected, &cache)?
+            known_images(&loaded.project, selected, &cache, resolved)?
         }
         _ => BTreeMap::new(),
     };
@@ -134,11 +148,12 @@ fn make_plan(
     Ok(plan(&desired, observed, options)?)
 }
 
-/// What the images of the selected sandboxes are in the cache; each image is looked up once.
-fn cached_images(
+/// What the images of the selected sandboxes are; each image is looked up once.
+fn known_images(
     project: &Project,
     selected: &BTreeSet<Name>,
     cache: &ImageCache,
+    resolved: &[(Image, String)],
 ) -> Result<BTreeMap<Name, DesiredImage>, CliError> {
     let mut seen: Vec<(&Image, DesiredImage)> = Vec::new();
     let mut images = BTreeMap::new();
@@ -148,10 +163,7 @@ fn cached_images(
         let found = match known {
             Some((_, found)) => found.clone(),
             None => {
-                let found = match cache.cached(&spec.image)? {
-                    Some(record) => DesiredImage::Known { digest: record.digest },
-                    None => DesiredImage::Missing,
-                };
+                let found = known_image(&spec.image, cache, resolved)?;
                 seen.push((&spec.image, found.clone()));
                 found
             }
@@ -159,6 +171,31 @@ fn cached_images(
         images.insert(name.clone(), found);
     }
     Ok(images)
+}
+
+fn known_image(
+    image: &Image,
+    cache: &ImageCache,
+    resolved: &[(Image, String)],
+) -> Result<DesiredImage, CliError> {
+    if let Some((_, digest)) = resolved.iter().find(|(other, _)| other == image) {
+        let digest = digest.clone();
+        return Ok(match cache.by_digest(&digest)? {
+            Some(_) => DesiredImage::Known { digest },
+            None => DesiredImage::Remote { digest },
+        });
+    }
+    if let Some(record) = cache.cached(image)? {
+        return Ok(DesiredImage::Known { digest: record.digest });
+    }
+    if matches!(image.source, ImageSource::Oci(_)) {
+        return Ok(DesiredImage::Missing);
+    }
+    // A layout or an archive is read from files, which answer at once.
+    match cache.resolve(image, &RegistryAccess::anonymous()).now_or_never() {
+        Some(digest) => Ok(DesiredImage::Remote { digest: digest? }),
+        None => Ok(DesiredImage::Missing),
+    }
 }
 
 /// Carries a request out. `None`: there was nothing to do, or only a look was wanted.
@@ -234,9 +271,10 @@ async fn change(
     let store: SharedStore = Arc::new(Mutex::new(store));
     let images = ImageCache::new(home.clone(), Arc::clone(&store) as _);
     let access = RegistryAccess::new(&loaded.project.registries, |name| std::env::var(name).ok());
+    let mut resolved = Vec::new();
     for image in always {
         ui.say(&format!("image {}: asking the registry", image.source));
-        images.pull(image, &access, Arc::new(NoProgress)).await?;
+        resolved.push(((*image).clone(), images.resolve(image, &access).await?));
     }
     let host = RealHost::new(
         Arc::clone(&store),
@@ -248,8 +286,15 @@ async fn change(
     );
     host.recover(project).await?;
     let observed = host.observe(&loaded.project).await?;
-    let plan =
-        make_plan(loaded, &request.selected, &request.options, &observed, &home, Some(&store))?;
+    let plan = make_plan(
+        loaded,
+        &request.selected,
+        &request.options,
+        &observed,
+        &home,
+        Some(&store),
+        &resolved,
+    )?;
     say_withheld(ui, &plan);
     confirm(ui, request, &plan)?;
     let options = ExecuteOptions {
@@ -262,7 +307,7 @@ async fn change(
         let mut drawing = Drawing::new(ui, &plan);
         execute(&plan, &host, &options, &mut drawing).await
     };
-    finish(&host, request, &outcome)?;
+    finish(&host, request, &outcome, &home, &store)?;
     drop(lease);
     Ok(report(ui, &home, &store, &plan, outcome, begun.elapsed()))
 }
@@ -322,10 +367,22 @@ fn confirm(ui: &Ui, request: &Request<'_>, plan: &Plan) -> Result<(), CliError> 
     }
 }
 
-fn finish(host: &RealHost, request: &Request<'_>, outcome: &Outcome) -> Result<(), CliError> {
+/// Closes the books.
+fn finish(
+    host: &RealHost,
+    request: &Request<'_>,
+    outcome: &Outcome,
+    home: &Home,
+    store: &SharedStore,
+) -> Result<(), CliError> {
     let project = request.loaded.project.name.as_str();
     let clean = outcome.states.iter().all(|state| *state == StepState::Done);
-    host.settle(project, clean && matches!(request.options.intent, Intent::Down { .. }))?;
+    let forget = clean && matches!(request.options.intent, Intent::Down { .. });
+    let fingerprint = match request.fingerprint {
+        Some(make) if clean => make(home, store)?,
+        Some(_) | None => None,
+    };
+    host.settle(project, forget, fingerprint.as_deref())?;
     Ok(())
 }
 

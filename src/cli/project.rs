@@ -9,8 +9,9 @@ use crate::manifest::{self, Inputs, Loader, Severity, Source};
 use crate::spec::{Name, Origins, Project};
 
 use super::args::Global;
-use super::discover::discover;
+use super::discover::{discover, locate};
 use super::error::{CliError, Exit, FileError};
+use super::fingerprint::FileStamp;
 use super::ui::Ui;
 
 /// A project as its files declare it.
@@ -22,6 +23,10 @@ pub(crate) struct Loaded {
     pub(crate) origins: Origins,
     /// The Sandboxfiles, absolute, in merge order; empty when read from standard input.
     pub(crate) files: Vec<String>,
+    /// Every file that was consulted, as it was then; those that were missing too.
+    pub(crate) stamps: Vec<FileStamp>,
+    /// Every variable that was looked up, with what was found.
+    pub(crate) variables: Vec<(String, Option<String>)>,
 }
 
 struct Files;
@@ -46,12 +51,24 @@ pub(crate) fn working_directory() -> Result<PathBuf, CliError> {
     std::env::current_dir().map_err(|error| FileError::read(Path::new("."), error).into())
 }
 
+fn shown(path: &PathBuf) -> String {
+    path.display().to_string()
+}
+
+/// The Sandboxfiles that the flags name, absolute; empty where standard input is one.
+pub(crate) fn files(global: &Global) -> Result<Vec<String>, CliError> {
+    let paths = locate(&global.files, &working_directory()?)?;
+    let files: Option<Vec<_>> = paths.iter().map(|path| path.as_ref().map(shown)).collect();
+    Ok(files.unwrap_or_default())
+}
+
 /// Reads the project that the flags name. Warnings and errors are printed here.
 pub(crate) fn load(ui: &Ui, global: &Global) -> Result<Loaded, CliError> {
     let cwd = working_directory()?;
+    let files: Vec<String> = locate(&global.files, &cwd)?.iter().flatten().map(shown).collect();
+    // Before they are read: an edit in between shows as a change.
+    let mut stamps: Vec<FileStamp> = files.iter().map(|path| FileStamp::of(path)).collect();
     let found = discover(&global.files, &cwd)?;
-    let files =
-        found.iter().filter_map(|file| Some(file.path.as_ref()?.display().to_string())).collect();
     let sources: Vec<Source> = found
         .into_iter()
         .map(|file| Source {
@@ -69,11 +86,12 @@ pub(crate) fn load(ui: &Ui, global: &Global) -> Result<Loaded, CliError> {
         project_name: global.project.as_ref(),
         env_files: &env_files,
     });
+    stamps.extend(parsed.inputs.iter().map(|path| FileStamp::of(path)));
     report(ui, &parsed.diagnostics);
     let Some(project) = parsed.project else {
         return Err(invalid(&parsed.diagnostics));
     };
-    Ok(Loaded { project, origins: parsed.origins, files })
+    Ok(Loaded { project, origins: parsed.origins, files, stamps, variables: parsed.variables })
 }
 
 /// The name of the project that the flags mean: `-p` alone is enough.

@@ -23,6 +23,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::home::Home;
 use crate::image::{ImageCache, ImageRecord, RegistryAccess};
 use crate::plan::{Action, ObservedState, PlannedSpec, Step, StepId, canonical_json};
+use crate::rootfs;
 use crate::spec::{Condition, Millis, Name, Project, ResourceId, SandboxSpec, Status};
 use crate::store::{
     Durability, JournalState, NewSandbox, RunIdentity, SandboxRow, SandboxUpdate, Store,
@@ -105,10 +106,18 @@ impl RealHost {
     }
 
     /// Closes the books of a run: its journal goes, and with `forget` the project too, once it has
-    /// no sandboxes.
-    pub fn settle(&self, project: &str, forget: bool) -> Result<(), StoreError> {
+    /// no sandboxes. A `fingerprint` says what the state now depends on.
+    pub fn settle(
+        &self,
+        project: &str,
+        forget: bool,
+        fingerprint: Option<&str>,
+    ) -> Result<(), StoreError> {
         self.lock().write(Durability::Relaxed, |w| {
             w.clear_journal(project)?;
+            if let Some(fingerprint) = fingerprint {
+                w.set_fingerprint(project, fingerprint)?;
+            }
             if forget {
                 w.remove_project_if_empty(project)?;
             }
@@ -221,7 +230,7 @@ impl RealHost {
         fs::create_dir_all(&made).map_err(|e| fail(&made, "make the directory", e))?;
         let disk =
             made.join(SandboxPaths::new(&self.home, id).upper().file_name().unwrap_or_default());
-        create_upper(&disk, spec.disk).map_err(|error| {
+        rootfs::create_upper(&disk, spec.disk).map_err(|error| {
             let _ = fs::remove_dir_all(&made);
             HostError::failed(error)
         })?;
@@ -450,10 +459,6 @@ async fn process_end(run: &RunIdentity) -> io::Result<()> {
         }
     };
     tokio::task::spawn_blocking(wait).await.map_err(io::Error::other)?
-}
-
-fn create_upper(path: &std::path::Path, size: crate::spec::ByteSize) -> io::Result<()> {
-    fs::File::create(path)?.set_len(size.bytes())
 }
 
 /// Where tests have the process killed.

@@ -82,7 +82,7 @@ pub fn create_upper(path: &Path, size: ByteSize) -> Result<(), DiskError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let temporary = temporary(dir).map_err(file)?;
     let mut uuid = [0; 16];
-    getrandom::fill(&mut uuid).map_err(|error| file(error.into()))?;
+    getrandom::fill(&mut uuid).map_err(|error| file(io::Error::other(error.to_string())))?;
     ext4::format(temporary.as_file(), size.bytes(), uuid)
         .map_err(|source| DiskError::Format { path: path.to_owned(), source })?;
     settle(temporary, path).map_err(file)

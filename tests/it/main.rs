@@ -7,7 +7,12 @@
 )]
 
 mod agent;
+mod cli_crash;
 mod cli_docs;
+mod cli_noop;
+mod cli_up;
+mod cli_words;
+mod environment;
 mod erofs;
 mod lying_registry;
 mod registry;

@@ -27,6 +27,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Down) -> Result<Exit, CliErro
         dry_run: args.dry_run,
         // Removal is what was asked for; volumes are another matter.
         yes: args.yes || !args.volumes,
+        fingerprint: None,
     };
     match engine::run(ui, &request)? {
         None => {

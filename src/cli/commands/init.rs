@@ -48,7 +48,7 @@ fn template(name: Option<&Name>, image: &str) -> String {
         "# What `msb up` starts. `msb config --explain sandbox` lists the keys.\n\
          {name}[sandbox.hello]\n\
          image = {image}\n\
-         cmd = [\"/bin/sh\", \"-c\", \"echo hello from $(uname -sr); exec sleep 1000000\"]\n\
+         cmd = [\"/bin/sh\", \"-c\", \"echo hello from $$(uname -sr); exec sleep 1000000\"]\n\
          network = {{ policy = \"none\" }}\n"
     )
 }
@@ -68,7 +68,7 @@ mod tests {
 
             [sandbox.hello]
             image = "alpine:3"
-            cmd = ["/bin/sh", "-c", "echo hello from $(uname -sr); exec sleep 1000000"]
+            cmd = ["/bin/sh", "-c", "echo hello from $$(uname -sr); exec sleep 1000000"]
             network = { policy = "none" }
         "#]]
         .assert_eq(&template(name.as_ref(), "alpine:3"));

@@ -49,6 +49,7 @@ fn run(
         wait_timeout: None,
         dry_run: false,
         yes,
+        fingerprint: None,
     };
     match engine::run(ui, &request)? {
         None => {

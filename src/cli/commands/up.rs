@@ -4,16 +4,23 @@ use std::collections::BTreeSet;
 
 use crate::cli::args::{Global, Selection, Up};
 use crate::cli::attached::Attached;
-use crate::cli::engine::{self, Done, Request};
+use crate::cli::engine::{self, Done, Fingerprinter, Request};
 use crate::cli::error::{CliError, Exit};
+use crate::cli::fingerprint;
 use crate::cli::project::{self, Loaded};
 use crate::cli::ui::Ui;
 use crate::plan::{Intent, PlanOptions};
 use crate::spec::Name;
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError> {
+    if is_plain(args) && unchanged(global, args) {
+        ui.say("no changes");
+        return Ok(Exit::Ok);
+    }
     let loaded = project::load(ui, global)?;
     let selected = selected(ui, &loaded, &args.selection, global)?;
+    let fingerprint: &Fingerprinter<'_> =
+        &|home, store| fingerprint::make(home, store, &loaded, &selected, global, &args.selection);
     let begun_ms = crate::store::now_ms();
     let request = Request {
         command: "msb up",
@@ -25,6 +32,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         wait_timeout: args.wait.then_some(args.wait_timeout),
         dry_run: args.dry_run,
         yes: args.yes,
+        fingerprint: Some(fingerprint),
     };
     let done = engine::run(ui, &request)?;
     if done.is_none() && !args.dry_run {
@@ -46,6 +54,20 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         Some(Done { interrupted: true, exit, .. }) => attached.stop(ui).map(|()| exit),
         Some(done) => Ok(done.exit),
     }
+}
+
+/// Whether all that is wanted is that things are as declared.
+fn is_plain(args: &Up) -> bool {
+    args.detach && !args.wait && !args.dry_run && !args.selection.replace
+}
+
+/// The fast path. Whatever goes wrong on it goes wrong on the long way too, and is told there.
+fn unchanged(global: &Global, args: &Up) -> bool {
+    let holds = || -> Result<bool, CliError> {
+        let files = project::files(global)?;
+        fingerprint::holds(&project::home()?, &files, global, &args.selection)
+    };
+    holds().unwrap_or(false)
 }
 
 /// The sandboxes that are meant, once everything that they use is known to be carried out.

@@ -1,0 +1,126 @@
+//! Whatever is killed, whenever: the next `up` makes it right, and another finds nothing to do.
+
+use msb::supervisor;
+
+use crate::environment::Environment;
+
+const PAIR: &str = r#"
+name = "pair"
+
+[defaults]
+image = "./image"
+cmd = ["sleep", "100000"]
+
+[sandbox.a]
+
+[sandbox.b]
+depends_on = ["a"]
+"#;
+
+fn pair() -> Environment {
+    let env = Environment::new();
+    env.write("Sandboxfile", PAIR);
+    env
+}
+
+/// The next `up` repairs; then there is nothing to do and nothing left over.
+fn converges(env: &Environment) {
+    env.msb("up -d").expect(0);
+    assert_eq!(env.statuses(), ["a running", "b running"]);
+    env.msb("plan --detailed-exitcode").expect(0);
+    assert_eq!(env.msb("up -d").expect(0).stderr, "no changes\n");
+    assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
+}
+
+#[test]
+fn a_killed_supervisor_is_replaced() {
+    let env = pair();
+    env.msb("up -d").expect(0);
+    let before = env.row("a");
+    let run = before.run.unwrap();
+    let process = supervisor::open_process(&run).unwrap().unwrap();
+    supervisor::kill(&run).unwrap();
+    wait_for_end(&process);
+    assert_eq!(env.row("a").status.as_str(), "crashed");
+    assert!(env.msb("ps").expect(0).stdout.contains("crashed"));
+    converges(&env);
+    assert_eq!(env.row("a").id, before.id);
+}
+
+#[test]
+fn a_killed_vm_is_started_again() {
+    let env = pair();
+    env.msb("up -d").expect(0);
+    let run = env.row("a").run.unwrap();
+    let process = supervisor::open_process(&run).unwrap().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = supervisor::ControlClient::new(&env.home(), &env.row("a").id);
+    let pid = runtime.block_on(client.status()).unwrap().vm_pid.unwrap();
+    let pid = i32::try_from(pid).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    // The supervisor sees it, writes it down and ends.
+    wait_for_end(&process);
+    assert_eq!(env.row("a").status.as_str(), "crashed");
+    converges(&env);
+}
+
+/// `up` is killed at each of its failpoints, on the way up and while replacing.
+#[test]
+fn up_killed_at_any_point_converges() {
+    for point in ["begun", "create-before-rename", "create-before-row", "start-launched"] {
+        let env = pair();
+        killed(&env, point, &["up", "-d"]);
+        converges(&env);
+    }
+    for point in ["begun", "remove-after-row", "create-before-row", "start-launched"] {
+        let env = pair();
+        env.msb("up -d").expect(0);
+        killed(&env, point, &["up", "-d", "--replace", "-y"]);
+        converges(&env);
+    }
+    for point in ["begun", "remove-after-row"] {
+        let env = pair();
+        env.msb("up -d").expect(0);
+        killed(&env, point, &["down"]);
+        env.msb("down").expect(0);
+        assert!(env.rows().is_empty());
+        assert!(env.leftovers().is_empty(), "{point}: {:?}", env.leftovers());
+    }
+}
+
+/// Runs `msb` until it reaches a failpoint, where it gets SIGKILL.
+fn killed(env: &Environment, point: &str, args: &[&str]) {
+    let mut command = env.command();
+    command.args(args).env("FAILPOINTS", format!("{point}=return"));
+    assert_eq!(env.run(&mut command).code, -1, "{point} was not reached");
+}
+
+fn wait_for_end(process: &impl std::os::fd::AsFd) {
+    let mut poll = [rustix::event::PollFd::new(process, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut poll, None).unwrap();
+}
+
+#[test]
+fn a_held_lease_is_6_and_a_dead_holder_is_none() {
+    let env = pair();
+    env.msb("up -d").expect(0);
+    let home = env.home();
+    let store = msb::store::Store::open(&home).unwrap();
+    let me = supervisor::own(String::new()).unwrap();
+    let holder = msb::store::Holder {
+        pid: me.pid,
+        start_time: me.start_time,
+        boot_id: me.boot_id,
+        command: "a test".into(),
+        acquired_ms: 0,
+    };
+    let lease = msb::store::Lease::acquire(&store, "pair", &holder, None, |_| {}).unwrap();
+    let ran = env.msb("stop --lock-timeout 50ms").expect(6);
+    assert!(ran.stderr.contains("a test"), "{}", ran.stderr);
+    // Looking is free.
+    env.msb("plan").expect(0);
+    env.msb("ps").expect(0);
+    drop(lease);
+    env.msb("stop").expect(0);
+}
