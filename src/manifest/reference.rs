@@ -22,7 +22,11 @@ pub struct Explanation {
 /// The documentation of `key`: a dotted path (`sandbox.api.memory`, `volume.*.quota`,
 /// `sandbox.api.ports.guest`) or the name of a sandbox's key alone (`memory`).
 pub fn explain(key: &str) -> Option<Explanation> {
-    let segments: Vec<&str> = key.split('.').filter(|segment| !segment.is_empty()).collect();
+    let segments: Vec<&str> = key
+        .split('.')
+        .map(|segment| segment.strip_suffix("[]").unwrap_or(segment))
+        .filter(|segment| !segment.is_empty())
+        .collect();
     walk(&ROOT, "", &segments).or_else(|| walk(&SANDBOX, "sandbox.*.", &segments))
 }
 

@@ -15,6 +15,7 @@ mod cli_words;
 mod environment;
 mod erofs;
 mod lying_registry;
+mod manifest;
 mod registry;
 mod scenarios;
 mod store;
