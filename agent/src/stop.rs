@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::log;
 use crate::serve::{Agent, Place};
 
 /// How long processes may take to go after SIGKILL; the kernel may hold one back.
 const KILL_WAIT: Duration = Duration::from_secs(5);
+/// How long until the next SIGKILL.
+const KILL_AGAIN: Duration = Duration::from_millis(100);
 /// How long sessions may take to send what is left of their output.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 /// How long the host may take to hear the last message before the machine restarts regardless.
@@ -25,11 +27,17 @@ pub(crate) async fn stop(agent: &Agent, grace_ms: u64) {
         signal_all(agent.place, libc::SIGCONT);
     }
     if grace_ms == 0 || !all_gone(Duration::from_millis(grace_ms)).await {
-        signal_all(agent.place, libc::SIGKILL);
-        if !all_gone(KILL_WAIT).await {
-            // Outside a guest, processes may have been started meanwhile.
+        let deadline = Instant::now() + KILL_WAIT;
+        loop {
+            // Again, since outside a guest processes may have been started meanwhile.
             signal_all(agent.place, libc::SIGKILL);
-            log::line("some processes did not end");
+            if all_gone(KILL_AGAIN).await {
+                break;
+            }
+            if Instant::now() > deadline {
+                log::line("some processes did not end");
+                break;
+            }
         }
     }
     if timeout(FLUSH_WAIT, agent.sessions_ended()).await.is_err() {

@@ -27,9 +27,8 @@ use crate::MAX_STREAMS;
 
 /// Streams that yamux itself allows: streams that are closed here and not yet there count too.
 const YAMUX_STREAMS: usize = 4 * MAX_STREAMS;
-/// The sum of all receive windows, in bytes: what yamux grants each stream, and as much again as
-/// sixteen streams may have to grow.
-const MAX_WINDOW: usize = (YAMUX_STREAMS + 16) * yamux::DEFAULT_CREDIT as usize;
+/// The sum of all receive windows, in bytes: what yamux grants each stream at first.
+const MAX_WINDOW: usize = YAMUX_STREAMS * yamux::DEFAULT_CREDIT as usize;
 /// The payload of one yamux frame, in bytes. With its header it is below the 32 KiB that a
 /// virtio-console port takes in one write.
 const SPLIT: usize = (32 << 10) - 64;
@@ -277,18 +276,57 @@ impl AsyncWrite for MuxStream {
     }
 }
 
+/// The length of a yamux header, in bytes: version, type, flags (2), stream (4), length (4).
+const HEADER: usize = 12;
+/// The type of a frame with a payload.
+const DATA: u8 = 0;
+/// A ping that asks for an answer: its type, and its flags.
+const PING: (u8, [u8; 2]) = (2, [0, 1]);
+
 /// Gathers small writes, so that the header and the payload of a yamux frame are one write: on a
 /// virtio port each one is an exit of the guest. yamux flushes after every frame.
+///
+/// Pings are left out. yamux stops reading while an answer to one waits to be written: two sides
+/// that flood each other and answer at the same time would wait for each other for ever. Without an
+/// answer it never widens a window, so what a stream may buffer stays what it was at first.
 struct Gather<T> {
     io: T,
     buffer: Vec<u8>,
     /// How much of `buffer` is written.
     written: usize,
+    /// What is left of the payload of the frame that yamux is writing.
+    payload: usize,
 }
 
 impl<T: AsyncWrite + Unpin> Gather<T> {
     fn new(io: T) -> Self {
-        Self { io, buffer: Vec::with_capacity(GATHER), written: 0 }
+        Self { io, buffer: Vec::with_capacity(GATHER), written: 0, payload: 0 }
+    }
+
+    /// Takes what fits of a write; `None` when the buffer has to be drained first. yamux hands over
+    /// a header at once and nothing else with it.
+    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
+        let space = GATHER - self.buffer.len();
+        if self.payload > 0 {
+            let count = bytes.len().min(space).min(self.payload);
+            self.payload -= count;
+            self.buffer.extend_from_slice(&bytes[..count]);
+            return Some(count).filter(|count| *count > 0);
+        }
+        let header: &[u8; HEADER] = bytes.first_chunk()?;
+        let [_, kind, flags @ .., l0, l1, l2, l3] = header;
+        if (*kind, [flags[0], flags[1]]) == PING {
+            return Some(HEADER);
+        }
+        if space < HEADER {
+            return None;
+        }
+        if *kind == DATA {
+            let length = u32::from_be_bytes([*l0, *l1, *l2, *l3]);
+            self.payload = usize::try_from(length).unwrap_or(usize::MAX);
+        }
+        self.buffer.extend_from_slice(header);
+        Some(HEADER)
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -322,12 +360,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gather<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.buffer.len() >= GATHER {
-            std::task::ready!(this.poll_drain(cx))?;
+        if let Some(count) = this.take(buf) {
+            return Poll::Ready(Ok(count));
         }
-        let count = buf.len().min(GATHER - this.buffer.len());
-        this.buffer.extend_from_slice(&buf[..count]);
-        Poll::Ready(Ok(count))
+        std::task::ready!(this.poll_drain(cx))?;
+        let unexpected = || io::Error::other("a write that is not a yamux header");
+        Poll::Ready(this.take(buf).ok_or_else(unexpected))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -454,6 +492,48 @@ mod tests {
         });
         assert!(matches!(host.await, Err(MuxError::PeerOpened)));
         opening.abort();
+    }
+
+    #[tokio::test]
+    async fn both_sides_may_flood_at_a_time() {
+        let (opener, mut acceptor, _host, _agent) = pair();
+        let total = 16 << 20;
+        let flood = async |stream: MuxStream| {
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let sending = tokio::spawn(async move {
+                let bytes = vec![2; 50_000];
+                let mut left = total;
+                while left > 0 {
+                    let count = left.min(bytes.len());
+                    writer.write_all(&bytes[..count]).await.unwrap();
+                    left -= count;
+                }
+                writer.shutdown().await.unwrap();
+            });
+            let mut received = Vec::new();
+            reader.read_to_end(&mut received).await.unwrap();
+            sending.await.unwrap();
+            received.len()
+        };
+        let host = async { flood(opener.open().await.unwrap()).await };
+        let agent = async { flood(acceptor.accept().await.unwrap()).await };
+        assert_eq!(tokio::join!(host, agent), (total, total));
+    }
+
+    #[test]
+    fn gathers_all_but_pings() {
+        let mut gather = Gather::new(tokio::io::sink());
+        let ping = [0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7];
+        let pong = [0, 2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 7];
+        let data = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 12];
+        assert_eq!(gather.take(&ping), Some(12));
+        assert_eq!(gather.take(&data), Some(12));
+        assert_eq!(gather.take(&ping), Some(12), "a payload that looks like one");
+        assert_eq!(gather.take(&pong), Some(12));
+        assert_eq!(gather.take(&ping), Some(12));
+        assert_eq!(gather.buffer, [data, ping, pong].concat());
+        gather.buffer.resize(GATHER - 1, 0);
+        assert_eq!(gather.take(&data), None);
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
 /// How long a device may take to appear. Those of a guest are there from the start.
-const DEVICE_WAIT: Duration = Duration::from_secs(10);
+const DEVICE_WAIT: Duration = Duration::from_secs(5);
 
 /// Opens the port that leads to the host.
 pub(super) fn open_port() -> io::Result<OwnedFd> {

@@ -57,7 +57,7 @@ fn prepare_guest() -> io::Result<()> {
     let (soft, hard) = OPEN_FILES;
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) });
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: None });
-    // The commands of a guest are told their environment; none comes from the kernel.
+    let _ = setrlimit(Resource::Nproc, Rlimit { current: None, maximum: None });
     Ok(())
 }
 

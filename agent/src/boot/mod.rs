@@ -31,7 +31,10 @@ pub(crate) fn set_up(config: &BootConfig) -> Result<Option<Booted>, BootFailed> 
     let mut booted = mounts::assemble(&config.root)?;
     if booted.is_some() {
         mounts::mount_system()?;
-        stage("write /etc/hosts", etc::write_hosts(&config.hostname, &config.hosts))?;
+        // A guest whose disk is full can be entered and cleaned.
+        if let Err(error) = etc::write_hosts(&config.hostname, &config.hosts) {
+            log::line(&format!("writing /etc/hosts: {error}"));
+        }
     }
     mounts::mount_all(&config.disks, &config.tmpfs, &mut booted)?;
     stage("set the host name", rustix::system::sethostname(config.hostname.as_bytes()))?;
