@@ -21,6 +21,7 @@ mod links;
 mod local;
 mod machine;
 mod qemu;
+pub mod setup;
 
 pub use agent_binary::AGENT;
 pub use child::start_time;
