@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::auth::AuthError;
+use super::auth::{AuthError, host_of, is_loopback};
 use super::digest::Digest;
 use super::platform::InvalidPlatform;
 use super::reference::InvalidReference;
@@ -258,6 +258,11 @@ impl TransportError {
     pub(super) fn new(error: reqwest::Error) -> Self {
         Self(error.without_url())
     }
+
+    /// Whether there was no connection at all.
+    pub(super) fn is_connect(&self) -> bool {
+        self.0.is_connect()
+    }
 }
 
 impl fmt::Display for TransportError {
@@ -318,6 +323,13 @@ impl ImageError {
             }
             Reason::NotFound { .. } => {
                 "check the spelling of the name and tag; private images need credentials".into()
+            }
+            Reason::Transport { registry, source, .. }
+                if source.is_connect() && is_loopback(host_of(registry)) =>
+            {
+                format!(
+                    "does it run? if it speaks plain HTTP, set `insecure = true` in [registry.\"{registry}\"]"
+                )
             }
             Reason::Transport { .. } | Reason::Stalled { .. } => {
                 "check the network and run it again: what has arrived is kept".into()

@@ -37,6 +37,8 @@ const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.docker.distribution.manifest.v2+json";
+/// Where nobody answers, waiting long rarely helps.
+const CONNECT_ATTEMPTS: u32 = 2;
 const USER_AGENT: &str = concat!("msb/", env!("CARGO_PKG_VERSION"));
 const DIGEST_HEADER: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -113,7 +115,13 @@ impl HttpRegistry {
                 }
                 Err(reason) => (reason, None),
             };
-            if attempt >= self.limits.attempts || !is_transient(&reason) {
+            let attempts = match &reason {
+                Reason::Transport { source, .. } if source.is_connect() => {
+                    self.limits.attempts.min(CONNECT_ATTEMPTS)
+                }
+                _ => self.limits.attempts,
+            };
+            if attempt >= attempts || !is_transient(&reason) {
                 return Err(reason);
             }
             let backoff = self.limits.backoff.saturating_mul(1 << (attempt - 1).min(10));

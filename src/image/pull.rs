@@ -16,6 +16,9 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::oneshot;
@@ -256,6 +259,7 @@ impl Output {
             .open(&self.tmp)
             .map_err(|e| fail("cannot be made", e))?;
         let own = out.try_clone().map_err(|e| fail("cannot be made", e))?;
+        let flusher = Flusher::start(&own);
         let mut cut_off = false;
         let readers = waiting.into_iter().map(|(task, receiver)| {
             let name = task.blob.digest.to_string();
@@ -263,12 +267,13 @@ impl Output {
                 Ok(layer) => LayerReader::start(task, layer, shared.clone()),
                 Err(_) => {
                     cut_off = true;
-                    Ok(LayerReader::failed())
+                    LayerReader::failed()
                 }
             };
-            build::Layer { name, reader: reader.unwrap_or_else(|_| LayerReader::failed()) }
+            build::Layer { name, reader }
         });
         let built = build_image(readers, out, limits);
+        drop(flusher);
         if cut_off {
             return Err(Reason::Cancelled);
         }
@@ -278,6 +283,12 @@ impl Output {
             return Err(reason);
         }
         built.map_err(|error| build_error(error, &self.tmp))?;
+        self.publish(&own)
+    }
+
+    /// Puts the complete file on the disk and gives it its name.
+    fn publish(&self, own: &File) -> Result<u64, Reason> {
+        let fail = |what, source| Reason::File { what, path: self.tmp.clone(), source };
         own.sync_data().map_err(|e| fail("cannot be written", e))?;
         let size_bytes = own.metadata().map_err(|e| fail("cannot be read", e))?.len();
         fs::rename(&self.tmp, &self.path).map_err(|e| fail("cannot be renamed", e))?;
@@ -296,6 +307,45 @@ impl Drop for Output {
     }
 }
 
+/// Writes a growing file out while it grows, so that the sync at its end has little left to do.
+struct Flusher {
+    end: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+const FLUSH_EVERY: Duration = Duration::from_millis(100);
+const FLUSH_BYTES: u64 = 32 << 20;
+
+impl Flusher {
+    /// Only a help: without the thread, or when a sync fails, the last sync does it all and says
+    /// what is wrong.
+    fn start(file: &File) -> Self {
+        let (end, ended) = mpsc::channel::<()>();
+        let thread = file.try_clone().and_then(|file| {
+            thread::Builder::new().name("flush".to_owned()).spawn(move || {
+                let mut flushed = 0;
+                while ended.recv_timeout(FLUSH_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    let len = file.metadata().map_or(0, |meta| meta.len());
+                    if len >= flushed + FLUSH_BYTES {
+                        flushed = len;
+                        let _ = file.sync_data();
+                    }
+                }
+            })
+        });
+        Self { end: Some(end), thread: thread.ok() }
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// A full disk is told as such; everything else is about the layers.
 fn build_error(error: LayerError, tmp: &Path) -> Reason {
     match error {
@@ -303,5 +353,23 @@ fn build_error(error: LayerError, tmp: &Path) -> Reason {
             Reason::File { what: "cannot be written", path: tmp.to_owned(), source }
         }
         other => Reason::Build { source: other.into() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::home::Home;
+    use crate::image::{MemoryRows, NoProgress};
+
+    /// Executors move pulls between threads.
+    #[test]
+    fn a_pull_is_send() {
+        fn assert_send<T: Send>(_: &T) {}
+        let cache = ImageCache::new(Home::at("/nowhere"), Arc::new(MemoryRows::default()));
+        let image = Image { source: ImageSource::Oci("busybox".to_owned()), platform: None };
+        let access = RegistryAccess::anonymous();
+        assert_send(&pull(&cache, &image, &access, Arc::new(NoProgress)));
+        assert_send(&cache.resolve(&image, &access));
     }
 }

@@ -79,17 +79,19 @@ impl LayerReader {
         Self { chunks: Some(chunks), current: Bytes::new() }
     }
 
-    pub(super) fn start(task: Task, layer: Layer, shared: Arc<Unpacking>) -> io::Result<Self> {
+    pub(super) fn start(task: Task, layer: Layer, shared: Arc<Unpacking>) -> Self {
         let (queue, chunks) = sync_channel(QUEUE);
-        thread::Builder::new().name("layer".to_owned()).spawn(move || {
-            match task.run(layer, &shared, &queue) {
-                Ok(true) => drop(queue.send(Message::End)),
-                // The reader has gone: its build failed for a reason of its own.
-                Ok(false) => {}
-                Err(reason) => shared.fail(reason),
-            }
-        })?;
-        Ok(Self { chunks: Some(chunks), current: Bytes::new() })
+        let (in_thread, digest) = (shared.clone(), task.blob.digest.clone());
+        let work = move || match task.run(layer, &in_thread, &queue) {
+            Ok(true) => drop(queue.send(Message::End)),
+            // The reader has gone: its build failed for a reason of its own.
+            Ok(false) => {}
+            Err(reason) => in_thread.fail(reason),
+        };
+        if let Err(source) = thread::Builder::new().name("layer".to_owned()).spawn(work) {
+            shared.fail(Reason::Decompress { layer: digest, source });
+        }
+        Self { chunks: Some(chunks), current: Bytes::new() }
     }
 }
 
@@ -285,7 +287,7 @@ mod tests {
         let shared = Unpacking::new(limit, Arc::new(NoProgress));
         let task = Task { index: 0, blob, diff_id };
         let mut bytes = Vec::new();
-        match LayerReader::start(task, layer, shared.clone()).unwrap().read_to_end(&mut bytes) {
+        match LayerReader::start(task, layer, shared.clone()).read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes),
             Err(_) => Err(shared.take_failure().unwrap()),
         }

@@ -454,8 +454,23 @@ fn an_image_for_another_machine() {
 }
 
 #[test]
-fn nobody_listens() {
+fn without_insecure_it_is_https() {
     let (content, _) = honest();
+    let liar = Liar::honest(content);
+    let fixture = Fixture::with(quick_limits());
+    let image = oci(format!("{}/app", liar.host));
+    let access = msb::image::RegistryAccess::anonymous();
+    let error = fixture.pull(&image, &access).unwrap_err();
+    expect![[r#"
+        image 127.0.0.1:PORT/app: 127.0.0.1:PORT: manifest latest: the connection failed
+          because received corrupt message of type InvalidContentType
+          help: check the network and run it again: what has arrived is kept"#]]
+    .assert_eq(&render(&error));
+    assert_eq!(liar.seen().len(), 0, "nothing is said in clear");
+}
+
+#[test]
+fn nobody_listens() {
     let fixture = Fixture::with(quick_limits());
     // Port 1 is never served.
     let image = oci("127.0.0.1:1/app");
@@ -465,5 +480,4 @@ fn nobody_listens() {
           because Connection refused (os error 111)
           help: check the network and run it again: what has arrived is kept"#]]
     .assert_eq(&render(&error));
-    drop(content);
 }
