@@ -464,7 +464,7 @@ fn without_insecure_it_is_https() {
     expect![[r#"
         image 127.0.0.1:PORT/app: 127.0.0.1:PORT: manifest latest: the connection failed
           because received corrupt message of type InvalidContentType
-          help: check the network and run it again: what has arrived is kept"#]]
+          help: does it run? if it speaks plain HTTP, set `insecure = true` in [registry."127.0.0.1:PORT"]"#]]
     .assert_eq(&render(&error));
     assert_eq!(liar.seen().len(), 0, "nothing is said in clear");
 }
@@ -478,6 +478,6 @@ fn nobody_listens() {
     expect![[r#"
         image 127.0.0.1:PORT/app: 127.0.0.1:PORT: manifest latest: the connection failed
           because Connection refused (os error 111)
-          help: check the network and run it again: what has arrived is kept"#]]
+          help: does it run? if it speaks plain HTTP, set `insecure = true` in [registry."127.0.0.1:PORT"]"#]]
     .assert_eq(&render(&error));
 }
