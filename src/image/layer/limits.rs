@@ -28,7 +28,7 @@ impl Default for Limits {
             total_bytes: 64 << 30,
             file_bytes: 1 << 40,
             image_bytes: 512 << 30,
-            entries: 4_000_000,
+            entries: 2_000_000,
             metadata_bytes: 512 << 20,
             depth: 256,
         }
