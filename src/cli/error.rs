@@ -213,6 +213,23 @@ impl From<crate::runtime::Unavailable> for CliError {
     }
 }
 
+impl From<crate::runtime::setup::SetupError> for CliError {
+    fn from(error: crate::runtime::setup::SetupError) -> Self {
+        let hint = super::commands::setup_hint(&error);
+        let this = Self::new(Exit::RuntimeMissing, error);
+        match hint {
+            Some(hint) => this.hint(hint),
+            None => this,
+        }
+    }
+}
+
+impl From<crate::rootfs::DiskError> for CliError {
+    fn from(error: crate::rootfs::DiskError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
 impl From<crate::supervisor::ControlError> for CliError {
     fn from(error: crate::supervisor::ControlError) -> Self {
         Self::new(Exit::Failed, error)

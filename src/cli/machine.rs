@@ -1,14 +1,17 @@
 //! What boots guests here, or how to get it.
 
+use std::path::PathBuf;
+
 use crate::home::Home;
 use crate::reconcile::BootParts;
-use crate::runtime::{self, DriverChoice};
+use crate::rootfs;
+use crate::runtime::{self, DriverChoice, setup};
 
 use super::error::{CliError, Exit};
 
 /// The driver that the user wants, checked.
 pub(crate) fn choice(driver: Option<&str>) -> Result<DriverChoice, CliError> {
-    match driver {
+    match driver.filter(|text| !text.is_empty()) {
         None => Ok(DriverChoice::Auto),
         Some(text) => text.parse().map_err(|error: runtime::InvalidDriver| {
             CliError::new(Exit::Usage, error).hint("`msb doctor` says what works on this machine")
@@ -18,6 +21,23 @@ pub(crate) fn choice(driver: Option<&str>) -> Result<DriverChoice, CliError> {
 
 /// The driver, the kernel and the boot disk; what is missing is an error that says how to get it.
 pub(crate) fn machine(home: &Home, driver: Option<&str>) -> Result<BootParts, CliError> {
-    let driver = runtime::driver(choice(driver)?, home)?;
-    Ok(BootParts { driver: driver.name(), kernel: Default::default(), boot_disk: None })
+    let choice = choice(driver)?;
+    home.create()?;
+    let driver = runtime::driver(choice, home)?;
+    if is_local(choice) {
+        return Ok(BootParts { driver: driver.name(), kernel: PathBuf::new(), boot_disk: None });
+    }
+    let kernel = setup::kernel(home)?;
+    let boot_disk = rootfs::boot_disk(home)?;
+    Ok(BootParts { driver: driver.name(), kernel, boot_disk: Some(boot_disk) })
+}
+
+#[cfg(feature = "test-support")]
+fn is_local(choice: DriverChoice) -> bool {
+    choice == DriverChoice::Local
+}
+
+#[cfg(not(feature = "test-support"))]
+const fn is_local(_: DriverChoice) -> bool {
+    false
 }

@@ -124,6 +124,11 @@ impl Ui {
         self.bytes(text.as_bytes())
     }
 
+    /// Writes `text` to standard output in the colour of `tone`.
+    pub(crate) fn toned_data(&self, text: &str, tone: Tone) -> Result<(), CliError> {
+        self.data(&paint(text, tone, self.out_color))
+    }
+
     /// Writes `bytes` to standard output as they are.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
         let mut out = io::stdout().lock();

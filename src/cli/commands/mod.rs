@@ -2,6 +2,7 @@
 
 mod completion;
 mod config;
+mod doctor;
 mod down;
 mod exec;
 mod init;
@@ -10,12 +11,16 @@ mod logs;
 mod ls;
 mod plan;
 mod ps;
+mod schema;
+mod setup;
 mod up;
 mod version;
 
 use super::args::{Cli, Command};
 use super::error::{CliError, Exit};
 use super::ui::Ui;
+
+pub(super) use setup::hint as setup_hint;
 
 /// Runs the chosen command.
 pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
@@ -36,6 +41,8 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Init(args) => init::run(ui, &args),
         Command::Completion(args) => completion::run(ui, &args),
         Command::Version(args) => version::run(ui, &args),
-        _ => Err(CliError::message(Exit::Failed, "not carried out yet")),
+        Command::Doctor(args) => doctor::run(ui, &args),
+        Command::Setup(args) => setup::run(ui, &args),
+        Command::Schema => schema::run(ui),
     }
 }
