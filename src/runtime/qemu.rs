@@ -158,10 +158,13 @@ impl Driver for Qemu {
             let serial = &disk.serial;
             let readonly = if disk.readonly { "on" } else { "off" };
             args.pair("-add-fd", &format!("fd={number},set={number}"));
+            // Without `auto-read-only=off` it is opened for reading first, which a descriptor that
+            // also writes does not count as.
             args.pair(
                 "-drive",
                 &format!(
-                    "id={serial},file=/dev/fdset/{number},format=raw,if=none,readonly={readonly}"
+                    "id={serial},file=/dev/fdset/{number},format=raw,if=none,readonly={readonly},\
+                     auto-read-only=off"
                 ),
             );
             args.pair("-device", &format!("virtio-blk-device,drive={serial},serial={serial}"));
