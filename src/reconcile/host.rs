@@ -255,7 +255,7 @@ impl RealHost {
         let event = supervisor::wait_until(&self.home, &row.id, |event| event.started).await;
         let event = event.map_err(HostError::failed)?;
         // A job may be through before anybody looks.
-        if event.started || event.status == Status::Stopped {
+        if event.started || (event.status == Status::Stopped && event.error.is_none()) {
             return Ok(StepOutput { already });
         }
         Err(Self::ended(name, &event))
@@ -316,7 +316,7 @@ impl RealHost {
             Condition::Started => event.started,
             Condition::Healthy => {
                 if event.health == Some(crate::spec::Health::Unhealthy) {
-                    let output = event.error.unwrap_or_default();
+                    let output = event.probe_output.or(event.error).unwrap_or_default();
                     return Err(HostError::Unhealthy { sandbox: name.clone(), output });
                 }
                 event.health == Some(crate::spec::Health::Healthy) && !event.has_ended()

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -143,11 +143,12 @@ async fn run(orders: Orders, channel: &UnixStream) -> Result<(), String> {
     let Orders { home, config } = orders;
     let home = Home::at(home);
     let paths = SandboxPaths::new(&home, &config.id);
-    let _locks = lock(&paths, &config)?;
+    let locks = lock(&paths, &config)?;
     let driver = driver(&home, &config)?;
-    let socket = home.socket(&config.id);
-    let socket =
-        Socket::bind(&socket).map_err(|e| format!("{}: cannot listen: {e}", socket.display()))?;
+    let socket_path = home.socket(&config.id);
+    let socket = Socket::bind(&socket_path)
+        .map_err(|e| format!("{}: cannot listen: {e}", socket_path.display()))?;
+    let hold = Hold { socket: socket_path, _locks: locks };
     let identity = identity::new_run_id()
         .and_then(identity::own)
         .map_err(|e| format!("cannot tell who this process is: {e}"))?;
@@ -169,7 +170,7 @@ async fn run(orders: Orders, channel: &UnixStream) -> Result<(), String> {
     }
     let launched = Launched { pid: identity.pid, run_id: identity.run_id.clone() };
     let begun = || answer(channel, &Answer::Listening(launched));
-    attend_run(home, config, paths, identity, Arc::from(vm), links, socket, begun).await
+    attend_run(home, config, paths, identity, Arc::from(vm), links, (socket, hold), begun).await
 }
 
 #[allow(clippy::too_many_arguments, reason = "what was set up, once, by its only caller")]
@@ -180,7 +181,7 @@ async fn attend_run(
     identity: RunIdentity,
     vm: Arc<dyn Vm>,
     links: HostLinks,
-    socket: Socket,
+    (socket, hold): (Socket, Hold),
     begun: impl FnOnce(),
 ) -> Result<(), String> {
     let (notices_in, notices) = mpsc::channel(16);
@@ -203,7 +204,7 @@ async fn attend_run(
     let log = LogWriter::new(&paths.logs());
     let run = Run::new(config, identity, vm, log, sinks);
     let (watchers, status) = watch::channel(run.event());
-    let recorder = tokio::task::spawn_local(record(subject, changed, watchers));
+    let recorder = tokio::task::spawn_local(record(subject, changed, watchers, || drop(hold)));
     let clients = Clients::default();
     let serving = tokio::task::spawn_local(serve(socket, clients.clone(), asked_in, status));
     begun();
@@ -213,12 +214,26 @@ async fn attend_run(
     tracing::info!(status = %last.status, exit_code = last.exit_code, error = last.error, "ended");
     let _ = sinks.changes.send(last);
     drop(sinks);
-    // Whoever hears of the end finds it in the row; then the socket goes, then the clients.
+    // Whoever hears of the end finds it in the row, and the sandbox free; then the clients go.
     let _ = recorder.await;
     serving.abort();
     let _ = serving.await;
     clients.finish(FAREWELL).await;
     Ok(())
+}
+
+/// The sandbox is this supervisor's until this is dropped.
+#[derive(Debug)]
+struct Hold {
+    socket: PathBuf,
+    _locks: Vec<File>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Before the locks: the next supervisor puts its own there.
+        let _ = fs::remove_file(&self.socket);
+    }
 }
 
 /// Two supervisors never share a sandbox or its disk.
@@ -294,7 +309,7 @@ fn start_vm(
     config: &LaunchConfig,
     run_id: &str,
 ) -> Result<(Box<dyn Vm>, HostLinks), String> {
-    let disk = |serial: &str, path: &Option<std::path::PathBuf>, readonly| {
+    let disk = |serial: &str, path: &Option<PathBuf>, readonly| {
         path.iter()
             .map(move |path| Disk { serial: serial.to_owned(), path: path.clone(), readonly })
             .next()

@@ -21,12 +21,15 @@ pub(super) struct Subject {
     pub(super) name: String,
 }
 
-/// Writes and tells what arrives on `changes` until its sender is dropped.
+/// Writes and tells what arrives on `changes` until its sender is dropped. Between the last row and
+/// the last word to the watchers it calls `release`: whoever hears of the end may start the next run.
 pub(super) async fn record(
     subject: Arc<Subject>,
     mut changes: mpsc::UnboundedReceiver<StatusEvent>,
     watchers: watch::Sender<StatusEvent>,
+    release: impl FnOnce(),
 ) {
+    let mut release = Some(release);
     let mut before = watchers.borrow().clone();
     while let Some(first) = changes.recv().await {
         let mut pending = vec![first];
@@ -47,6 +50,11 @@ pub(super) async fn record(
                 }
                 Err(error) => tracing::error!(%error, "status not recorded"),
             }
+        }
+        if last.has_ended()
+            && let Some(release) = release.take()
+        {
+            release();
         }
         before = last.clone();
         watchers.send_replace(last);

@@ -5,6 +5,7 @@ use crate::store::{Durability, Event, SandboxRow, StatusChange, Store, StoreErro
 
 use super::control::StatusEvent;
 use super::identity;
+use super::state::START_FAILED;
 
 const DIED: &str = "the supervisor ended unexpectedly";
 const REBOOTED: &str = "the machine was restarted while the sandbox was running";
@@ -77,14 +78,15 @@ pub(super) fn settle_one(store: &Store, id: &str) -> Result<(), StoreError> {
 
 /// The status that a row tells.
 pub fn as_event(row: &SandboxRow) -> StatusEvent {
+    let failed = row.error.as_ref().is_some_and(|error| error.starts_with(START_FAILED));
+    let ran = row.exit_code.is_some() && !failed;
     StatusEvent {
         id: row.id.clone(),
         run_id: row.run.as_ref().map(|run| run.run_id.clone()).unwrap_or_default(),
         at_ms: row.finished_ms.or(row.started_ms).unwrap_or(row.created_ms),
         status: row.status,
         health: row.health,
-        started: row.exit_code.is_some()
-            || matches!(row.status, Status::Running | Status::Draining),
+        started: ran || matches!(row.status, Status::Running | Status::Draining),
         exit_code: row.exit_code,
         error: row.error.clone(),
         probe_output: None,

@@ -32,6 +32,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// When the link breaks, the VM has usually ended: how long to wait to learn how.
 const LINK_TIMEOUT: Duration = Duration::from_millis(500);
+/// How the error of a workload that did not start begins.
+pub(super) const START_FAILED: &str = "the workload could not be started";
 /// The exit code of a workload that was killed.
 const KILLED: i32 = 128 + 9;
 
@@ -265,7 +267,7 @@ impl StateDriver {
             }
             WorkloadEnd::Failed(failure) => {
                 self.exit_code = Some(failure.code());
-                self.error = Some(format!("the workload could not be started: {failure}"));
+                self.error = Some(format!("{START_FAILED}: {failure}"));
             }
             WorkloadEnd::Lost(why) => {
                 return match self.phase {

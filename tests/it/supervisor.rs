@@ -280,6 +280,7 @@ async fn a_workload_that_cannot_start_says_so() {
     let event = up.ended().await;
     assert_eq!((event.status, event.exit_code), (Status::Stopped, Some(127)), "{event:?}");
     assert!(!event.started);
+    assert!(!supervisor::as_event(&bench.row(&up.config.id)).started);
     assert!(event.error.unwrap().contains("/no/such/program: command not found"));
 }
 
@@ -355,6 +356,11 @@ async fn the_end_of_the_vm_is_seen_at_once() {
     assert_eq!(event.status, Status::Crashed);
     assert_eq!(event.error.as_deref(), Some("the VM ended unexpectedly (signal 9)"));
     assert_eq!(bench.row(&up.config.id).status, Status::Crashed);
+    // Who has heard of the end may start it again at once.
+    let again = bench.launch(up.config.clone()).await;
+    again.running().await;
+    gone(up.launched.pid).await;
+    assert_eq!(within(again.client.status()).await.unwrap().status, Status::Running);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,12 +45,9 @@ pub(in crate::supervisor) enum Granted {
     Exec(Opener, Box<ExecRequest>, OwnedSemaphorePermit),
 }
 
-/// A socket that is removed when dropped.
+/// A socket that listens. Its file stays: whoever holds the sandbox's lock removes it.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Socket {
-    path: PathBuf,
-    listener: UnixListener,
-}
+pub(in crate::supervisor) struct Socket(UnixListener);
 
 impl Socket {
     /// Binds `path`. What is there is of a supervisor that is dead: the caller holds its lock.
@@ -62,13 +59,7 @@ impl Socket {
         let listener = with_short_path(path, |path| StdListener::bind(path))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        Ok(Self { path: path.to_owned(), listener: UnixListener::from_std(listener)? })
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        Ok(Self(UnixListener::from_std(listener)?))
     }
 }
 
@@ -94,7 +85,7 @@ pub(in crate::supervisor) async fn serve(
 ) {
     let me = rustix::process::geteuid().as_raw();
     loop {
-        let stream = match socket.listener.accept().await {
+        let stream = match socket.0.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");
