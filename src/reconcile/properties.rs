@@ -438,6 +438,32 @@ fn an_interrupted_run_finishes_what_runs_and_starts_no_more() {
     assert!(outcome.states.iter().all(|s| matches!(s, StepState::Done | StepState::Interrupted)));
 }
 
+#[test]
+fn an_await_ends_at_its_limit_and_its_dependents_are_skipped() {
+    let shape = |health, links| Shape { job: false, health, image: 0, links };
+    let mut project = project(&[shape(true, Vec::new()), shape(false, Vec::new())]);
+    let dependency = Dependency { condition: Condition::Healthy, required: true, restart: false };
+    project.sandboxes.get_mut(&name(1)).unwrap().depends_on.insert(name(0), dependency);
+    let host = FakeHost::with_delay(|step| match step.action {
+        Action::AwaitSandbox { .. } => std::time::Duration::from_secs(61),
+        _ => std::time::Duration::from_secs(120),
+    });
+    let plan = make_plan(&host, &project, &PlanOptions::default());
+    let limit = std::time::Duration::from_secs(60);
+    let options = ExecuteOptions { wait_timeout: Some(limit), ..ExecuteOptions::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let outcome = runtime.block_on(execute(&plan, &host, &options, &mut Silent));
+    let errors: Vec<_> =
+        outcome.failures(&plan).map(|(step, error)| format!("{}: {error}", step.title())).collect();
+    let expected = "await sandbox s00 healthy: sandbox `s00` was not ready after 60000 ms";
+    assert_eq!(errors, [expected]);
+    assert_eq!(outcome.states.last(), Some(&StepState::Skipped));
+}
+
 /// A program may spawn the executor as a task.
 #[test]
 fn the_executor_can_move_between_threads() {
