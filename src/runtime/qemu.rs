@@ -156,7 +156,9 @@ impl Driver for Qemu {
         ];
         for (number, disk) in (FIRST_DISK_FD..).zip(&vm.disks) {
             let serial = &disk.serial;
-            let readonly = if disk.readonly { "on" } else { "off" };
+            // Without `auto-read-only=off` QEMU opens a disk for reading before it does for writing,
+            // which the descriptor does not allow.
+            let readonly = if disk.readonly { "on" } else { "off,auto-read-only=off" };
             args.pair("-add-fd", &format!("fd={number},set={number}"));
             // Without `auto-read-only=off` it is opened for reading first, which a descriptor that
             // also writes does not count as.
@@ -217,4 +219,87 @@ impl Args {
 
 fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::runtime::Disk;
+
+    fn rendered(accelerator: Accelerator) -> String {
+        let qemu = Qemu { program: "/usr/bin/qemu".into(), accelerator };
+        let disk = |serial: &str, readonly| Disk {
+            serial: serial.to_owned(),
+            path: format!("/d/{serial}").into(),
+            readonly,
+        };
+        let command = qemu.command(&VmConfig {
+            run_id: "4f".to_owned(),
+            kernel: "/k/kernel.elf".into(),
+            vcpus: 2,
+            memory_mib: 512,
+            disks: vec![disk("boot", true), disk("upper", false)],
+        });
+        let mut text = format!("{}\n", command.program.display());
+        for arg in &command.args {
+            text.push_str(if arg.to_string_lossy().starts_with('-') { "\n" } else { " " });
+            text.push_str(&arg.to_string_lossy());
+        }
+        format!(
+            "{text}\n\nenv {:?}\nfds {:?}\nreads {:?}\ndevices {:?}\n",
+            command.env,
+            command.fds.iter().map(|fd| fd.number).collect::<Vec<_>>(),
+            command.reads,
+            command.devices
+        )
+    }
+
+    #[test]
+    fn emulated() {
+        let text =
+            rendered(Accelerator::Tcg { because: "no".to_owned(), tsc_khz: Some(2_000_000) });
+        expect![[r#"
+            /usr/bin/qemu
+
+            -name msb-4f
+            -M microvm,acpi=off,isa-serial=off
+            -accel tcg
+            -cpu max
+            -smp 2
+            -m 512M
+            -nodefaults
+            -no-user-config
+            -no-reboot
+            -display none
+            -kernel /k/kernel.elf
+            -append reboot=t panic=-1 panic_print=0 nomodule console=hvc0 quiet init=/init.krun root=/dev/vda rootfstype=erofs ro initcall_blacklist=jent_mod_init tsc=reliable tsc_early_khz=2000000
+            -add-fd fd=5,set=5
+            -drive id=boot,file=/dev/fdset/5,format=raw,if=none,readonly=on
+            -device virtio-blk-device,drive=boot,serial=boot
+            -add-fd fd=6,set=6
+            -drive id=upper,file=/dev/fdset/6,format=raw,if=none,readonly=off,auto-read-only=off
+            -device virtio-blk-device,drive=upper,serial=upper
+            -device virtio-serial-device,max_ports=2
+            -chardev socket,id=console,fd=4
+            -device virtconsole,chardev=console
+            -chardev socket,id=agent,fd=3
+            -device virtserialport,chardev=agent,name=agent
+            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+
+            env []
+            fds [3, 4, 5, 6]
+            reads ["/k/kernel.elf"]
+            devices []
+        "#]]
+        .assert_eq(&text);
+    }
+
+    #[test]
+    fn by_kvm() {
+        let text = rendered(Accelerator::Kvm);
+        assert!(text.contains("-accel kvm\n-cpu host\n") && !text.contains("tsc"), "{text}");
+        assert!(text.contains("devices [\"/dev/kvm\"]"), "{text}");
+    }
 }

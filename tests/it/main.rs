@@ -17,6 +17,7 @@ mod erofs;
 mod lying_registry;
 mod manifest;
 mod registry;
+mod runtime;
 mod scenarios;
 mod store;
 mod supervisor;

@@ -48,8 +48,11 @@ pub(super) struct Kernel {
 pub(super) fn kernel(bytes: &[u8]) -> Result<Kernel, KernelError> {
     let body = bundle(bytes)?;
     let image = &bytes[body.clone()];
-    let at =
-        image.windows(NOTE.len()).position(|window| window == NOTE).ok_or(KernelError::NoPvh)?;
+    // Notes are aligned to 4 bytes.
+    let at = (0..image.len())
+        .step_by(4)
+        .find(|at| image[*at..].starts_with(&NOTE))
+        .ok_or(KernelError::NoPvh)?;
     let entry = u64_at(image, at + NOTE.len()).ok_or(KernelError::NoPvh)?;
     if !(LOAD..LOAD + MAX_IMAGE).contains(&entry) {
         return Err(KernelError::NoPvh);
