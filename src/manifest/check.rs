@@ -1,7 +1,7 @@
 //! Checks the shape of a file against the table of keys: unknown keys, types, forms of strings and
 //! which keys go together. The JSON schema is made from the same table, so both agree.
 
-use super::keys::{Rule, TableDef, Text, Ty};
+use super::keys::{Rule, TableDef, Text, Ty, either};
 use super::report::{Files, Problem, Sink, Span};
 use super::tree::{Node, Table, Value};
 
@@ -81,10 +81,13 @@ impl Checker<'_> {
             }
             (_, Ty::Int(min, max)) if takes(ty, node) => {
                 if !node.as_int().is_some_and(|value| (*min..=*max).contains(&value)) {
+                    let label = match &node.value {
+                        Value::String(..) => "after its variables are expanded",
+                        _ => "out of range",
+                    };
                     let problem =
-                        Problem::new(node.span, format!("`{name}` must be {}", ty.words()))
-                            .label("out of range");
-                    self.sink.add(self.files, problem);
+                        Problem::new(node.span, format!("`{name}` must be {}", ty.words()));
+                    self.sink.add(self.files, problem.label(label));
                 }
             }
             (_, Ty::Bool | Ty::True) if takes(ty, node) => {
@@ -128,7 +131,7 @@ impl Checker<'_> {
     }
 
     fn bad_word(&mut self, node: &Node, words: &[&str], name: &str, text: &str) {
-        let ty = quoted(words);
+        let ty = either(words.iter().map(|word| format!("`\"{word}\"`")));
         let problem = Problem::new(node.span, format!("`{name}` must be {ty}"));
         // What a variable holds is not compared with anything in the message.
         let found = if matches!(node.value, Value::String(_, true)) { "" } else { text };
@@ -143,7 +146,12 @@ impl Checker<'_> {
         );
         let problem = match (&node.value, spelling(ty), ty) {
             (Value::Integer(Some(number)), Some(spell), _) if *number >= 0 => {
-                problem.label("a bare number").help(format!("write `{}`", spell(*number)))
+                let what = if spell(*number).contains(char::is_alphabetic) {
+                    "a number without a unit"
+                } else {
+                    "a bare number"
+                };
+                problem.label(what).help(format!("write `{}`", spell(*number)))
             }
             (Value::String(text, false), _, Ty::Int(..)) if text.trim().parse::<i64>().is_ok() => {
                 problem.label("a string").help(format!("write `{}` without quotes", text.trim()))
@@ -162,10 +170,6 @@ impl Checker<'_> {
         };
         self.sink.add(self.files, problem);
     }
-}
-
-fn quoted(words: &[&str]) -> String {
-    words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(" or ")
 }
 
 /// How an integer is written where `ty` wants a string.

@@ -7,6 +7,9 @@ use miette::{LabeledSpan, NamedSource, SourceCode};
 
 use crate::spec::{Origin, SourceText};
 
+/// A text as `miette` wants it.
+pub(crate) type NamedText = NamedSource<Arc<str>>;
+
 /// One thing that is wrong (or odd) in a Sandboxfile. Rendered by `miette`; `Display` is the
 /// message alone.
 #[derive(Clone, Debug)]
@@ -14,7 +17,7 @@ pub struct Diagnostic {
     severity: Severity,
     message: String,
     help: Option<String>,
-    text: Option<(Arc<SourceText>, Arc<NamedSource<Arc<str>>>)>,
+    text: Option<(Arc<SourceText>, Arc<NamedText>)>,
     labels: Vec<Label>,
 }
 
@@ -62,7 +65,7 @@ impl Diagnostic {
     pub(crate) fn in_text(
         mut self,
         text: Arc<SourceText>,
-        named: Arc<NamedSource<Arc<str>>>,
+        named: Arc<NamedText>,
         labels: Vec<Label>,
     ) -> Self {
         self.text = Some((text, named));

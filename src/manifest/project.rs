@@ -205,7 +205,16 @@ fn merge_sandboxes(session: &mut Session<'_>, all: &mut Everything) {
     for sandbox in &mut sandboxes {
         let Value::Table(own) = &mut sandbox.entry.node.value else { continue };
         let extends = own.remove("extends");
+        let errors = session.sink.errors;
         let base = bases.base(session, sandbox.unit, extends.as_ref().map(|e| &e.node));
+        if let (true, None, Some(extends)) =
+            (session.sink.errors > errors, own.get("image"), &extends)
+        {
+            // The image may be the template's: its absence is a consequence.
+            let node = Node { span: extends.node.span, value: Value::Broken };
+            let (key, key_span) = ("image".to_owned(), extends.key_span);
+            own.entries.push(Entry { key, key_span, node });
+        }
         if base.0.entries.is_empty() {
             own.remove("unset");
             continue;
@@ -227,19 +236,17 @@ fn merge_sandboxes(session: &mut Session<'_>, all: &mut Everything) {
     all.sandboxes = sandboxes;
 }
 
-/// Defaults and templates merged, once for each pair of unit and template, with their size.
+/// A merged table and how many values it holds.
+type Base = Rc<(Table, usize)>;
+
+/// Defaults and templates merged, once for each pair of unit and template.
 struct Bases<'e> {
-    memo: HashMap<(usize, Option<Name>), Rc<(Table, usize)>>,
+    memo: HashMap<(usize, Option<Name>), Base>,
     all: &'e Everything,
 }
 
 impl Bases<'_> {
-    fn base(
-        &mut self,
-        session: &mut Session<'_>,
-        unit: usize,
-        extends: Option<&Node>,
-    ) -> Rc<(Table, usize)> {
+    fn base(&mut self, session: &mut Session<'_>, unit: usize, extends: Option<&Node>) -> Base {
         // The templates from the sandbox on, up to one that is merged already.
         let mut chain: Vec<(Name, Span)> = Vec::new();
         let mut next = extends;
@@ -281,7 +288,7 @@ impl Bases<'_> {
         base
     }
 
-    fn defaults(&mut self, unit: usize) -> Rc<(Table, usize)> {
+    fn defaults(&mut self, unit: usize) -> Base {
         let all = self.all;
         let base = self.memo.entry((unit, None)).or_insert_with(|| {
             let table = all.defaults.get(unit).cloned().flatten().unwrap_or_default();

@@ -141,10 +141,21 @@ pub(crate) fn closest<'k>(
     known
         .into_iter()
         .filter(|word| word.len() <= LONGEST)
-        .map(|word| (strsim::jaro_winkler(&found, &plain(word)), word))
+        .map(|word| (similarity(&found, &plain(word)), word))
         .filter(|(score, _)| *score >= SIMILAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, word)| word)
+}
+
+/// From 0 to 1. Swapped neighbours (`bd` for `db`) count for more than they do in the measure.
+fn similarity(found: &str, word: &str) -> f64 {
+    const ONE_SLIP: f64 = 0.8;
+    const SHORTEST: usize = 2;
+    let score = strsim::jaro_winkler(found, word);
+    let is_slip = found.len() >= SHORTEST
+        && found.len().abs_diff(word.len()) <= 1
+        && strsim::osa_distance(found, word) == 1;
+    if is_slip { score.max(ONE_SLIP) } else { score }
 }
 
 /// What has been found so far.

@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
         if let Some(file) = self.env_files.get(path) {
             return Some(file.clone());
         }
-        let Some(text) = self.load(path, display, span, required, "env file") else { return None };
+        let text = self.load(path, display, span, required, "env file")?;
         if text.len() > MAX_ENV_FILE_BYTES {
             let help = format!("an env file has at most {} KiB", MAX_ENV_FILE_BYTES >> 10);
             self.report(
@@ -348,6 +348,13 @@ fn syntax(span: Span, message: &str, found: &str) -> Problem {
         return Problem::new(span, format!("`{key}` is set twice"))
             .label("set before in the same table")
             .help("remove one of them");
+    }
+    if message.starts_with("string values must be quoted") {
+        if found.trim().is_empty() {
+            return Problem::new(span, "a value is missing").label("after the `=`");
+        }
+        return Problem::new(span, "a string needs quotes")
+            .help(format!("write `\"{}\"`", found.escape_debug()));
     }
     Problem::new(span, format!("invalid TOML: {message}"))
 }

@@ -121,21 +121,27 @@ impl TableDef {
     }
 }
 
+/// `a`, `b` or `c`.
+pub(crate) fn either(words: impl Iterator<Item = String>) -> String {
+    let mut words: Vec<_> = words.collect();
+    match (words.pop(), words.is_empty()) {
+        (Some(last), false) => format!("{} or {last}", words.join(", ")),
+        (last, _) => last.unwrap_or_default(),
+    }
+}
+
 impl Ty {
     /// The type in words.
     pub(crate) fn words(&self) -> String {
         match self {
             Ty::Text(text) => text.name.to_owned(),
-            Ty::Word(words) => {
-                let quoted: Vec<_> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
-                quoted.join(" or ")
-            }
+            Ty::Word(words) => either(words.iter().map(|word| format!("`\"{word}\"`"))),
             Ty::Int(min, max) => format!("an integer from {min} to {max}"),
             Ty::Bool => "true or false".to_owned(),
             Ty::True => "`true`".to_owned(),
-            Ty::List(item, _) => format!("an array, each item {}", item.words()),
+            Ty::List(item, _) => format!("an array (each item {})", item.words()),
             Ty::Map(key, value) => {
-                format!("a table, each key {}, each value {}", key.name, value.words())
+                format!("a table (each key {}, each value {})", key.name, value.words())
             }
             Ty::Table(def) => def.name.to_owned(),
             Ty::Any(types) => types.iter().map(Ty::words).collect::<Vec<_>>().join(", or "),

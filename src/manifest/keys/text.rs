@@ -72,9 +72,6 @@ pub(crate) mod kinds {
     };
     pub(crate) static NAME: Text = Text {
         max_len: Some(Name::MAX_LEN),
-        help: Some(
-            "a name has a-z, 0-9, `-` and `_`, and starts and ends with a letter or a digit",
-        ),
         ..pattern(
             "a name",
             r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?(/[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)*$",
