@@ -294,7 +294,6 @@ impl RealHost {
             upper: Some(upper),
             boot_timeout_ms: supervisor::DEFAULT_BOOT_TIMEOUT_MS,
             executable: None,
-            #[cfg(feature = "test-support")]
             local_agent: None,
         })
     }
