@@ -156,9 +156,7 @@ impl Driver for Qemu {
         ];
         for (number, disk) in (FIRST_DISK_FD..).zip(&vm.disks) {
             let serial = &disk.serial;
-            // Without `auto-read-only=off` QEMU opens a disk for reading before it does for writing,
-            // which the descriptor does not allow.
-            let readonly = if disk.readonly { "on" } else { "off,auto-read-only=off" };
+            let readonly = if disk.readonly { "on" } else { "off" };
             args.pair("-add-fd", &format!("fd={number},set={number}"));
             // Without `auto-read-only=off` it is opened for reading first, which a descriptor that
             // also writes does not count as.
@@ -276,7 +274,7 @@ mod tests {
             -kernel /k/kernel.elf
             -append reboot=t panic=-1 panic_print=0 nomodule console=hvc0 quiet init=/init.krun root=/dev/vda rootfstype=erofs ro initcall_blacklist=jent_mod_init tsc=reliable tsc_early_khz=2000000
             -add-fd fd=5,set=5
-            -drive id=boot,file=/dev/fdset/5,format=raw,if=none,readonly=on
+            -drive id=boot,file=/dev/fdset/5,format=raw,if=none,readonly=on,auto-read-only=off
             -device virtio-blk-device,drive=boot,serial=boot
             -add-fd fd=6,set=6
             -drive id=upper,file=/dev/fdset/6,format=raw,if=none,readonly=off,auto-read-only=off
