@@ -203,6 +203,8 @@ fn in_child(prepared: &Prepared, report: &OwnedFd, flags: i32, refused: i32) -> 
         unsafe { libc::_exit(127) }
     };
     let _ = rustix::process::setsid();
+    // So that no directory is kept busy.
+    let _ = rustix::process::chdir(c"/");
     // SAFETY: plain numbers and a valid, empty signal set; handlers of the parent must not run
     // here, and a blocked or ignored signal would be inherited by the program.
     unsafe {
