@@ -51,21 +51,22 @@ pub(crate) fn working_directory() -> Result<PathBuf, CliError> {
     std::env::current_dir().map_err(|error| FileError::read(Path::new("."), error).into())
 }
 
-fn shown(path: &PathBuf) -> String {
+fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
 /// The Sandboxfiles that the flags name, absolute; empty where standard input is one.
 pub(crate) fn files(global: &Global) -> Result<Vec<String>, CliError> {
     let paths = locate(&global.files, &working_directory()?)?;
-    let files: Option<Vec<_>> = paths.iter().map(|path| path.as_ref().map(shown)).collect();
+    let files: Option<Vec<_>> = paths.iter().map(|path| path.as_deref().map(shown)).collect();
     Ok(files.unwrap_or_default())
 }
 
 /// Reads the project that the flags name. Warnings and errors are printed here.
 pub(crate) fn load(ui: &Ui, global: &Global) -> Result<Loaded, CliError> {
     let cwd = working_directory()?;
-    let files: Vec<String> = locate(&global.files, &cwd)?.iter().flatten().map(shown).collect();
+    let files: Vec<String> =
+        locate(&global.files, &cwd)?.iter().flatten().map(|path| shown(path)).collect();
     // Before they are read: an edit in between shows as a change.
     let mut stamps: Vec<FileStamp> = files.iter().map(|path| FileStamp::of(path)).collect();
     let found = discover(&global.files, &cwd)?;
