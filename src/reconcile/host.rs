@@ -26,11 +26,11 @@ use crate::plan::{Action, ObservedState, PlannedSpec, Step, StepId, canonical_js
 use crate::rootfs;
 use crate::spec::{Condition, Millis, Name, Project, ResourceId, SandboxSpec, Status};
 use crate::store::{
-    Durability, JournalState, NewSandbox, RunIdentity, SandboxRow, SandboxUpdate, Store,
-    StoreError, Writer,
+    Durability, JournalState, RunIdentity, SandboxRow, SandboxUpdate, Store, StoreError, Writer,
 };
 use crate::supervisor::{self, ControlClient, LaunchConfig, SandboxPaths, StatusEvent};
 
+use super::adopt::Record;
 use super::observe::observe;
 use super::pull::Meter;
 use super::{Host, HostError, Progress, ProgressHandle, StepOutput};
@@ -200,28 +200,40 @@ impl RealHost {
             Some(id) => id,
             None => supervisor::new_id().map_err(HostError::failed)?,
         };
-        self.make_disk(&id, spec)?;
+        let record = self.record(name, spec, Some(&record.digest), origin_file);
+        self.make_disk(&id, spec, &record)?;
         crash_point("create-before-row");
-        let new = NewSandbox {
-            id: &id,
-            project: self.project.as_str(),
-            name: name.as_str(),
-            spec_json: &canonical_json(spec),
-            spec_hash: &spec.hash().to_string(),
-            image_digest: Some(&record.digest),
-            origin_file,
-            protect: spec.lifecycle.protect,
-            driver: self.machine.as_ref().map(|machine| machine.driver),
-        };
-        self.write(|w| w.create_sandbox(&new)).inspect_err(|_| {
+        self.write(|w| w.create_sandbox(&record.as_new(&id))).inspect_err(|_| {
             // Without a row nobody would find it again.
             let _ = fs::remove_dir_all(self.home.sandbox(&id));
         })?;
         Ok(StepOutput::default())
     }
 
-    /// The directory of a sandbox with its writable disk, under its name once it is whole.
-    fn make_disk(&self, id: &str, spec: &SandboxSpec) -> Result<(), HostError> {
+    fn record(
+        &self,
+        name: &Name,
+        spec: &PlannedSpec,
+        image_digest: Option<&str>,
+        origin_file: Option<&str>,
+    ) -> Record {
+        Record {
+            project: self.project.to_string(),
+            root: self.root.clone(),
+            files: self.files.clone(),
+            name: name.to_string(),
+            spec_json: canonical_json(spec),
+            spec_hash: spec.hash().to_string(),
+            image_digest: image_digest.map(str::to_owned),
+            origin_file: origin_file.map(str::to_owned),
+            protect: spec.lifecycle.protect,
+            driver: self.machine.as_ref().map(|machine| machine.driver.to_owned()),
+        }
+    }
+
+    /// The directory of a sandbox with its writable disk and its record, under its name once it is
+    /// whole.
+    fn make_disk(&self, id: &str, spec: &SandboxSpec, record: &Record) -> Result<(), HostError> {
         let fail = |path: &PathBuf, what, source| {
             HostError::failed(StepError::File { path: path.clone(), what, source })
         };
@@ -233,6 +245,10 @@ impl RealHost {
         rootfs::create_upper(&disk, spec.disk).map_err(|error| {
             let _ = fs::remove_dir_all(&made);
             HostError::failed(error)
+        })?;
+        record.write(&made).map_err(|source| {
+            let _ = fs::remove_dir_all(&made);
+            fail(&made, "write the record", source)
         })?;
         crash_point("create-before-rename");
         fs::rename(&made, &home).map_err(|e| fail(&home, "make the directory", e))
@@ -271,7 +287,19 @@ impl RealHost {
         let upper = SandboxPaths::new(&self.home, &row.id).upper();
         if !upper.exists() {
             // Somebody removed the directory; the sandbox starts on an empty disk.
-            self.make_disk(&row.id, &spec)?;
+            let record = Record {
+                project: row.project.clone(),
+                root: self.root.clone(),
+                files: self.files.clone(),
+                name: row.name.clone(),
+                spec_json: row.spec_json.to_string(),
+                spec_hash: row.spec_hash.clone(),
+                image_digest: row.image_digest.clone(),
+                origin_file: row.origin_file.clone(),
+                protect: row.protect,
+                driver: row.driver.clone(),
+            };
+            self.make_disk(&row.id, &spec, &record)?;
         }
         let image = supervisor::ImageDefaults {
             entrypoint: record.config.entrypoint,
@@ -406,12 +434,18 @@ impl RealHost {
             let told = ControlClient::new(&self.home, id).update((**spec).clone()).await;
             told.map_err(HostError::failed)?;
         }
+        let mut record = self.record(name, spec, row.image_digest.as_deref(), origin_file);
+        record.driver = row.driver;
+        let dir = self.home.sandbox(id);
+        record.write(&dir).map_err(|source| {
+            HostError::failed(StepError::File { path: dir, what: "write the record", source })
+        })?;
         let update = SandboxUpdate {
-            spec_json: &canonical_json(spec),
-            spec_hash: &spec.hash().to_string(),
-            image_digest: row.image_digest.as_deref(),
+            spec_json: &record.spec_json,
+            spec_hash: &record.spec_hash,
+            image_digest: record.image_digest.as_deref(),
             origin_file,
-            protect: spec.lifecycle.protect,
+            protect: record.protect,
         };
         self.write(|w| w.update_sandbox(id, &update))?;
         Ok(StepOutput::default())

@@ -5,6 +5,7 @@
 //! as those it needs have succeeded, skips the dependents of a failed one, and collects all errors.
 #![allow(clippy::disallowed_methods, reason = "reconcile acts on the machine")]
 
+mod adopt;
 mod execute;
 #[cfg(any(test, feature = "test-support"))]
 mod fake;
@@ -16,6 +17,7 @@ mod properties;
 mod pull;
 mod report;
 
+pub use adopt::{AdoptError, adopt, is_lost};
 pub use execute::{ExecuteOptions, Outcome, StepState, execute};
 #[cfg(any(test, feature = "test-support"))]
 pub use fake::{FakeHost, FakeSandbox, Machine};

@@ -387,6 +387,16 @@ impl Writer<'_> {
         Ok(self.sql("write a status", write())? > 0)
     }
 
+    /// Sandbox `id` has run at some time and does not run: nothing more is known.
+    pub fn set_stopped(&self, id: &str) -> Result<(), StoreError> {
+        let write = || {
+            self.conn
+                .prepare_cached("UPDATE sandbox SET status = 'stopped' WHERE id = ?1")?
+                .execute([id])
+        };
+        self.sql("write a status", write()).map(drop)
+    }
+
     /// Puts sandbox `id`, which has no live run, back to `created`: its disk is new.
     pub fn reset_status(&self, id: &str) -> Result<(), StoreError> {
         let write = || {

@@ -9,6 +9,7 @@
 mod agent;
 mod cli_crash;
 mod cli_docs;
+mod cli_faults;
 mod cli_noop;
 mod cli_up;
 mod cli_words;

@@ -10,7 +10,7 @@ use super::socket::with_short_path;
 use super::{ControlReply, ControlRequest, DeniedReason, StatusEvent};
 use crate::home::Home;
 use crate::spec::SandboxSpec;
-use crate::store::{Store, StoreError};
+use crate::store::{RunIdentity, Store, StoreError};
 use crate::supervisor::readable::readable;
 use crate::supervisor::{identity, settle};
 
@@ -83,6 +83,20 @@ impl ControlClient {
             ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
             ControlReply::Accepted => Err(FrameError::Unexpected.into()),
         }
+    }
+
+    /// The status, and the process that tells it.
+    pub async fn run(&self) -> Result<(StatusEvent, RunIdentity), ControlError> {
+        let mut stream = self.send(&ControlRequest::Status).await?;
+        let ControlReply::Status(event) = read_reply(&mut stream, &mut Vec::new()).await? else {
+            return Err(FrameError::Unexpected.into());
+        };
+        let pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
+        let pid = pid.ok_or(ControlError::Gone)?;
+        let start_time = identity::start_time(pid).ok_or(ControlError::Gone)?;
+        let boot_id = identity::boot_id()?;
+        let run = RunIdentity { pid, start_time, boot_id, run_id: event.run_id.clone() };
+        Ok((*event, run))
     }
 
     /// The status and its changes.

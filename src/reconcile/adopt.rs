@@ -1,0 +1,197 @@
+//! Sandboxes without a database: each directory holds a record of its row, so a database that was
+//! lost is made again from them.
+//!
+//! ```text
+//! sandboxes/ID/sandbox.json      the spec columns of the row, as last written
+//! supervisor of ID, if it lives  the status columns, asked over the control socket
+//! ```
+//!
+//! A record is written before the row that it stands for. Where the two differ, because the command
+//! was killed between them, the next plan sees a difference and makes it right.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::home::Home;
+use crate::store::{Durability, NewSandbox, StatusChange, Store, StoreError};
+use crate::supervisor::{ControlClient, StatusEvent};
+
+const RECORD: &str = "sandbox.json";
+/// Longer than the record of any sandbox that a Sandboxfile can declare.
+const RECORD_MAX: u64 = 16 << 20;
+
+/// The spec columns of a sandbox, and the project that its row belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) project: String,
+    pub(super) root: String,
+    pub(super) files: Vec<String>,
+    pub(super) name: String,
+    pub(super) spec_json: String,
+    pub(super) spec_hash: String,
+    pub(super) image_digest: Option<String>,
+    pub(super) origin_file: Option<String>,
+    pub(super) protect: bool,
+    pub(super) driver: Option<String>,
+}
+
+/// Why sandboxes could not be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// A directory or a record could not be read.
+    #[error("{path}: cannot be read")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A row could not be written.
+    #[error("the sandboxes that were found cannot be recorded")]
+    Store(#[from] StoreError),
+}
+
+impl Record {
+    /// Writes the record into a sandbox's directory, over the one that is there.
+    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        serde_json::to_writer(&mut file, self).map_err(io::Error::from)?;
+        file.persist(dir.join(RECORD)).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// The record of a directory; `None` where there is none that makes sense.
+    fn read(dir: &Path) -> io::Result<Option<Self>> {
+        let file = match File::open(dir.join(RECORD)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut text = Vec::new();
+        file.take(RECORD_MAX).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text).ok())
+    }
+
+    pub(super) fn as_new<'a>(&'a self, id: &'a str) -> NewSandbox<'a> {
+        NewSandbox {
+            id,
+            project: &self.project,
+            name: &self.name,
+            spec_json: &self.spec_json,
+            spec_hash: &self.spec_hash,
+            image_digest: self.image_digest.as_deref(),
+            origin_file: self.origin_file.as_deref(),
+            protect: self.protect,
+            driver: self.driver.as_deref(),
+        }
+    }
+}
+
+/// Whether there are sandboxes and no database.
+pub fn is_lost(home: &Home) -> bool {
+    let is_missing = fs::metadata(home.database()).map_or(true, |meta| meta.len() == 0);
+    is_missing && fs::read_dir(home.sandboxes()).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Makes the rows of sandboxes that have a directory and no row; says how many. Running ones are
+/// not touched. A directory whose record cannot be understood is left as it is.
+pub async fn adopt(home: &Home, store: &Store) -> Result<usize, AdoptError> {
+    let dir = home.sandboxes();
+    let fail = |path: &Path, source| AdoptError::Read { path: path.to_owned(), source };
+    let mut adopted = 0;
+    for entry in fs::read_dir(&dir).map_err(|e| fail(&dir, e))? {
+        let path = entry.map_err(|e| fail(&dir, e))?.path();
+        let Some(id) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if store.sandbox_by_id(id)?.is_some() {
+            continue;
+        }
+        let Some(record) = Record::read(&path).map_err(|e| fail(&path, e))? else { continue };
+        let run = ControlClient::new(home, id).run().await.ok();
+        let made = store.write(Durability::Synced, |w| {
+            w.put_project(&record.project, &record.root, &record.files)?;
+            w.create_sandbox(&record.as_new(id))?;
+            if let Some((event, run)) = &run {
+                w.begin_run(id, run)?;
+                w.set_status(id, &run.run_id, &change(event))?;
+            } else {
+                // How its last run ended is not known; that there may have been one is enough.
+                w.set_stopped(id)?;
+            }
+            Ok::<(), StoreError>(())
+        });
+        match made {
+            Ok(()) => adopted += 1,
+            // A replacement that was cut off leaves two directories of one name: the first wins.
+            Err(StoreError::Exists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(adopted)
+}
+
+fn change(event: &StatusEvent) -> StatusChange {
+    StatusChange {
+        status: event.status,
+        health: event.health,
+        exit_code: event.exit_code,
+        finished_ms: None,
+        error: event.error.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Status;
+
+    fn record(name: &str) -> Record {
+        Record {
+            project: "shop".into(),
+            root: "/shop".into(),
+            files: vec!["/shop/Sandboxfile".into()],
+            name: name.into(),
+            spec_json: "{}".into(),
+            spec_hash: "00".into(),
+            image_digest: None,
+            origin_file: None,
+            protect: true,
+            driver: Some("qemu".into()),
+        }
+    }
+
+    fn rows_after(dirs: &[(&str, Option<&str>)]) -> Vec<(String, Status, bool)> {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("home"));
+        home.create().unwrap();
+        for (id, name) in dirs {
+            fs::create_dir(home.sandbox(id)).unwrap();
+            if let Some(name) = name {
+                record(name).write(&home.sandbox(id)).unwrap();
+            }
+        }
+        assert!(is_lost(&home));
+        let store = Store::open(&home).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let adopted = runtime.block_on(adopt(&home, &store)).unwrap();
+        assert!(!is_lost(&home));
+        assert_eq!(runtime.block_on(adopt(&home, &store)).unwrap(), 0);
+        let rows = store.all_sandboxes().unwrap();
+        assert_eq!(adopted, rows.len());
+        rows.into_iter().map(|row| (row.name, row.status, row.protect)).collect()
+    }
+
+    #[test]
+    fn rows_come_back_and_strange_directories_stay() {
+        let rows = rows_after(&[("aa", Some("db")), ("bb", None), ("cc", Some("web"))]);
+        let stopped = |name: &str| (name.to_owned(), Status::Stopped, true);
+        assert_eq!(rows, [stopped("db"), stopped("web")]);
+    }
+
+    #[test]
+    fn two_of_one_name_give_one_row() {
+        assert_eq!(rows_after(&[("aa", Some("db")), ("bb", Some("db"))]).len(), 1);
+    }
+}
