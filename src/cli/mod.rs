@@ -22,6 +22,7 @@ mod machine;
 mod progress;
 mod project;
 mod reference;
+mod takeover;
 mod terminal;
 mod ui;
 

@@ -18,6 +18,7 @@ mod version;
 
 use super::args::{Cli, Command};
 use super::error::{CliError, Exit};
+use super::takeover::take_over;
 use super::ui::Ui;
 
 pub(super) use setup::hint as setup_hint;
@@ -25,6 +26,9 @@ pub(super) use setup::hint as setup_hint;
 /// Runs the chosen command.
 pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
     let global = &cli.global;
+    if uses_state(&cli.command) {
+        take_over(ui)?;
+    }
     match cli.command {
         Command::Up(args) => up::run(ui, global, &args),
         Command::Down(args) => down::run(ui, global, &args),
@@ -45,4 +49,22 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Setup(args) => setup::run(ui, &args),
         Command::Schema => schema::run(ui),
     }
+}
+
+/// Whether the command looks at what exists.
+const fn uses_state(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Up(_)
+            | Command::Down(_)
+            | Command::Plan(_)
+            | Command::Ps(_)
+            | Command::Ls(_)
+            | Command::Exec(_)
+            | Command::Logs(_)
+            | Command::Start(_)
+            | Command::Stop(_)
+            | Command::Restart(_)
+            | Command::Rm(_)
+    )
 }
