@@ -339,6 +339,7 @@ impl RealHost {
             Condition::Completed => false,
         });
         let event = event.await.map_err(HostError::failed)?;
+        supervisor::catch_up(&self.lock(), &event).map_err(HostError::failed)?;
         let holds = match condition {
             Condition::Started => event.started,
             Condition::Healthy => {

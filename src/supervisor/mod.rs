@@ -29,5 +29,5 @@ pub use control::{
 pub use identity::{boot_id, is_alive, kill, new_id, open as open_process, own, start_time};
 pub use launch::{LaunchError, Launched, launch};
 pub use process::supervise;
-pub use settle::{as_event, interpret, is_live, settle};
+pub use settle::{as_event, catch_up, interpret, is_live, settle};
 pub use workload::workload_argv;

@@ -66,6 +66,24 @@ pub fn settle(store: &Store, rows: &mut [SandboxRow], boot: &str) -> Result<usiz
     Ok(dead.len())
 }
 
+/// Brings the row of a sandbox up to what its supervisor says of itself: the supervisor may not have
+/// been able to write it, for want of space. Costs one read where they agree.
+pub fn catch_up(store: &Store, event: &StatusEvent) -> Result<(), StoreError> {
+    let Some(row) = store.sandbox_by_id(&event.id)? else { return Ok(()) };
+    let same_run = row.run.as_ref().is_some_and(|run| run.run_id == event.run_id);
+    if !same_run || (row.status, row.health) == (event.status, event.health) {
+        return Ok(());
+    }
+    let change = StatusChange {
+        status: event.status,
+        health: event.health,
+        exit_code: event.exit_code,
+        finished_ms: event.has_ended().then_some(event.at_ms),
+        error: event.error.clone(),
+    };
+    store.write(Durability::Relaxed, |w| w.set_status(&event.id, &event.run_id, &change)).map(drop)
+}
+
 /// [`settle`] for one sandbox.
 pub(super) fn settle_one(store: &Store, id: &str) -> Result<(), StoreError> {
     let Some(row) = store.sandbox_by_id(id)? else { return Ok(()) };
