@@ -2,7 +2,7 @@
 
 use msb::supervisor;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, supervisor_process, vm_process, wait_for_end};
 
 const PAIR: &str = r#"
 name = "pair"
@@ -51,13 +51,8 @@ fn a_killed_supervisor_is_replaced() {
 fn a_killed_vm_is_started_again() {
     let env = pair();
     env.msb("up -d").expect(0);
-    let run = env.row("a").run.unwrap();
-    let process = supervisor::open_process(&run).unwrap().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let client = supervisor::ControlClient::new(&env.home(), &env.row("a").id);
-    let pid = runtime.block_on(client.status()).unwrap().vm_pid.unwrap();
-    let pid = i32::try_from(pid).unwrap();
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let process = supervisor_process(&env, "a");
+    let (pid, _) = vm_process(&env, "a");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     // The supervisor sees it, writes it down and ends.
     wait_for_end(&process);
@@ -94,11 +89,6 @@ fn killed(env: &Environment, point: &str, args: &[&str]) {
     let mut command = env.command();
     command.args(args).env("FAILPOINTS", format!("{point}=return"));
     assert_eq!(env.run(&mut command).code, -1, "{point} was not reached");
-}
-
-fn wait_for_end(process: &impl std::os::fd::AsFd) {
-    let mut poll = [rustix::event::PollFd::new(process, rustix::event::PollFlags::IN)];
-    rustix::event::poll(&mut poll, None).unwrap();
 }
 
 #[test]

@@ -1,18 +1,25 @@
-//! A hermetic place to run the real `msb` binary in.
+//! A hermetic place to run the real `msb` binary in; `tests/vm` uses it too.
+#![allow(dead_code, reason = "each test binary uses the part that it needs")]
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use msb::home::Home;
 use msb::store::{SandboxRow, Store};
 use msb::supervisor;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sha2::{Digest, Sha256};
 
 /// A state directory and a project directory of their own. Dropping it ends every supervisor that
 /// was started in it.
 pub(crate) struct Environment {
     dir: tempfile::TempDir,
+    /// Variables that every run gets.
+    variables: Vec<(&'static str, OsString)>,
 }
 
 /// What a run of `msb` gave.
@@ -24,14 +31,24 @@ pub(crate) struct Ran {
 }
 
 impl Environment {
-    /// With a small image at `./image`.
+    /// With the `local` driver and a small image at `./image`.
     pub(crate) fn new() -> Self {
+        let env = Self::with(vec![("MSB_DRIVER", "local".into())]);
+        image_layout(&env.project().join("image"), "one");
+        env
+    }
+
+    /// With these variables and an empty project directory.
+    pub(crate) fn with(variables: Vec<(&'static str, OsString)>) -> Self {
         // Socket addresses are short, so the path is too.
         let dir = tempfile::Builder::new().prefix("msb-").tempdir().unwrap();
         fs::create_dir(dir.path().join("p")).unwrap();
-        let env = Self { dir };
-        image_layout(&env.project().join("image"), "one");
-        env
+        Self { dir, variables }
+    }
+
+    /// The directory that everything is in.
+    pub(crate) fn root(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The directory of the project.
@@ -63,7 +80,7 @@ impl Environment {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.dir.path())
             .env("MSB_HOME", self.dir.path().join("h"))
-            .env("MSB_DRIVER", "local")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
     }
 
@@ -154,6 +171,12 @@ impl Ran {
         self
     }
 
+    /// Fails unless the last message is `line`, the time left out.
+    #[track_caller]
+    pub(crate) fn ends_with(&self, line: &str) {
+        assert_eq!(self.messages().lines().last(), Some(line), "{}", self.stderr);
+    }
+
     /// Standard error without times.
     pub(crate) fn messages(&self) -> String {
         let mut text = String::new();
@@ -169,6 +192,28 @@ impl Ran {
     }
 }
 
+/// The host process of the VM of a sandbox, as its supervisor tells it.
+pub(crate) fn vm_process(env: &Environment, name: &str) -> (Pid, OwnedFd) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = supervisor::ControlClient::new(&env.home(), &env.row(name).id);
+    let pid = runtime.block_on(client.status()).unwrap().vm_pid.unwrap();
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    (pid, pidfd_open(pid, PidfdFlags::empty()).unwrap())
+}
+
+/// The supervisor of a sandbox.
+pub(crate) fn supervisor_process(env: &Environment, name: &str) -> OwnedFd {
+    supervisor::open_process(&env.row(name).run.unwrap()).unwrap().unwrap()
+}
+
+/// Waits for the end of a process, far longer than that takes.
+#[track_caller]
+pub(crate) fn wait_for_end(process: &impl AsFd) {
+    let limit = Timespec { tv_sec: 120, tv_nsec: 0 };
+    let mut poll = [PollFd::new(process, PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut poll, Some(&limit)).unwrap(), 1, "a process does not end");
+}
+
 /// Writes an OCI image layout with one image, tag `latest`, whose only file holds `content`.
 pub(crate) fn image_layout(dir: &Path, content: &str) {
     let mut archive = tar::Builder::new(Vec::new());
@@ -176,7 +221,11 @@ pub(crate) fn image_layout(dir: &Path, content: &str) {
     header.set_size(content.len() as u64);
     header.set_mode(0o644);
     archive.append_data(&mut header, "etc/motd", content.as_bytes()).unwrap();
-    let layer = archive.into_inner().unwrap();
+    layer_layout(dir, &archive.into_inner().unwrap());
+}
+
+/// Writes an OCI image layout with one image, tag `latest`, of one layer.
+pub(crate) fn layer_layout(dir: &Path, layer: &[u8]) {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |bytes: &[u8]| {
@@ -184,7 +233,7 @@ pub(crate) fn image_layout(dir: &Path, content: &str) {
         fs::write(blobs.join(&hex), bytes).unwrap();
         (format!("sha256:{hex}"), bytes.len())
     };
-    let (layer_digest, layer_size) = put(&layer);
+    let (layer_digest, layer_size) = put(layer);
     let config = serde_json::json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",

@@ -24,8 +24,8 @@ use tokio::time::timeout;
 
 /// Far longer than anything takes, even emulated on a loaded machine: a test that hangs fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(180);
-const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 16] = [
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const APPLETS: [&str; 16] = [
     "sh", "cat", "id", "echo", "sleep", "hostname", "date", "dd", "ps", "kill", "ls", "mount",
     "sync", "touch", "true", "wc",
 ];

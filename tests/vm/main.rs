@@ -1,7 +1,15 @@
 //! Real guests: QEMU, the real kernel, the real agent. Nothing is skipped: a missing part fails and
 //! says what to install.
 #![allow(clippy::disallowed_methods, reason = "tests read files and start programs")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failed test is what a panic is for; a helper process tells by printing"
+)]
 
+mod cli;
+#[path = "../it/environment.rs"]
+mod environment;
 mod guest;
 mod lifetime;
 mod session;

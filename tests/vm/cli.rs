@@ -1,0 +1,210 @@
+//! The real `msb` on real guests: one project, booted once, through everything that happens to one.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use msb::runtime::setup;
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+
+use crate::environment::{
+    Environment, Ran, layer_layout, supervisor_process, vm_process, wait_for_end,
+};
+use crate::guest::{APPLETS, BUSYBOX, home};
+
+const SHOP: &str = r#"
+name = "shop"
+
+[defaults]
+image = "./image"
+memory = "128MiB"
+disk = "256MiB"
+
+[sandbox.check]
+kind = "job"
+cmd = ["/bin/sh", "-c", "echo checked; echo badly >&2"]
+
+[sandbox.db]
+cmd = ["/bin/sh", "-c", "trap 'echo stopping; exit 0' TERM; touch /dev/shm/ready; echo ready; while :; do sleep 100000 & wait; done"]
+depends_on = { check = "completed" }
+healthcheck = { exec = ["cat", "/dev/shm/ready"], interval = "200ms", timeout = "20s", retries = 100 }
+stop_grace_period = "60s"
+
+[sandbox.web]
+cmd = ["/bin/sh", "-c", "echo $$LEVEL; exec sleep 100000"]
+env = { LEVEL = "one" }
+user = "nobody"
+workdir = "/tmp"
+hostname = "page"
+depends_on = { db = "healthy" }
+"#;
+
+const NAMES: [&str; 3] = ["check", "db", "web"];
+
+#[test]
+fn a_project_on_real_guests() {
+    let library = setup::status(home()).unwrap().library.path;
+    let driver = ("MSB_DRIVER", "qemu".into());
+    let env = Environment::with(vec![driver, ("MSB_LIBKRUNFW", library.into())]);
+    busybox_layout(&env.project().join("image"));
+    env.write("Sandboxfile", SHOP);
+
+    env.msb("up -d --wait").expect(0).ends_with("3 started");
+    assert_eq!(env.statuses(), ["check stopped", "db running", "web running"]);
+    assert_eq!(env.msb("up -d").expect(0).stderr, "no changes\n");
+    listed(&env);
+    commands(&env);
+    logged(&env);
+    edited(&env);
+    killed(&env);
+    stopped_and_started(&env);
+    removed(&env);
+}
+
+fn listed(env: &Environment) {
+    let document: Value =
+        serde_json::from_str(&env.msb("ps --format json").expect(0).stdout).unwrap();
+    let sandboxes = document["sandboxes"].as_array().unwrap();
+    let names: Vec<&Value> = sandboxes.iter().map(|sandbox| &sandbox["name"]).collect();
+    assert_eq!(names, NAMES);
+    assert_eq!(sandboxes[0]["exit_code"], 0);
+    assert_eq!(sandboxes[1]["health"], "healthy");
+    assert_eq!(sandboxes[2]["status"], "running");
+}
+
+fn commands(env: &Environment) {
+    let ran = sh(env, &["-e", "MORE=yes"], "web", "echo $LEVEL $FROM_IMAGE $MORE; echo no >&2");
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "one yes yes\n", "no\n"));
+    let ran = sh(env, &[], "web", "echo $(id -u) $(pwd) $(hostname)").expect(0);
+    assert_eq!(ran.stdout, "1000 /tmp page\n");
+    let ran = sh(env, &["-u", "root", "-w", "/etc"], "web", "echo $(id -u) $(pwd)").expect(0);
+    assert_eq!(ran.stdout, "0 /etc\n");
+    sh(env, &[], "db", "exit 7").expect(7);
+    sh(env, &[], "db", "kill -9 $$").expect(137);
+    env.msb("exec db no-such-program").expect(127);
+    env.msb("exec check true").expect(1);
+
+    let input = env.project().join("input");
+    fs::write(&input, "through\n".repeat(200_000)).unwrap();
+    let mut command = env.command();
+    command.args(["exec", "db", "cat"]).stdin(File::open(&input).unwrap());
+    let ran = env.run(&mut command).expect(0);
+    assert_eq!(ran.stdout.len(), 1_600_000);
+    assert!(ran.stdout.lines().all(|line| line == "through"));
+}
+
+fn logged(env: &Environment) {
+    let out = env.msb("logs").expect(0).stdout;
+    for line in ["check | checked", "check | badly", "db    | ready", "web   | one"] {
+        assert!(out.lines().any(|found| found == line), "no `{line}` in\n{out}");
+    }
+    assert_eq!(env.msb("logs -f check --no-log-prefix").expect(0).stdout.lines().count(), 2);
+}
+
+/// One field, one sandbox.
+fn edited(env: &Environment) {
+    let before = env.rows();
+    env.write("Sandboxfile", &SHOP.replace("LEVEL = \"one\"", "LEVEL = \"two\""));
+    env.msb("plan --detailed-exitcode").expect(2);
+    env.msb("up -d --wait").expect(0).ends_with("1 restarted, 2 unchanged");
+    for (before, after) in before.iter().zip(&env.rows()) {
+        assert_eq!(before.id, after.id);
+        assert_eq!(before.run == after.run, after.name != "web", "{}", after.name);
+    }
+    assert_eq!(sh(env, &[], "web", "echo $LEVEL").expect(0).stdout, "two\n");
+}
+
+/// The VM of one and the supervisor of another get SIGKILL at once.
+fn killed(env: &Environment) {
+    sh(env, &[], "db", "echo kept > /root/kept; sync").expect(0);
+    let before = env.rows();
+    let (web_vm, _) = vm_process(env, "web");
+    let (_, db_vm) = vm_process(env, "db");
+    let (web, db) = (supervisor_process(env, "web"), supervisor_process(env, "db"));
+    kill_process(web_vm, Signal::KILL).unwrap();
+    rustix::process::pidfd_send_signal(&db, Signal::KILL).unwrap();
+    // No VM outlives its supervisor; a supervisor tells what became of its VM, then ends.
+    [&web, &db, &db_vm].into_iter().for_each(wait_for_end);
+    assert_eq!(env.statuses(), ["check stopped", "db crashed", "web crashed"]);
+    env.msb("up -d --wait").expect(0).ends_with("2 started, 1 unchanged");
+    assert_eq!(env.msb("up -d").expect(0).stderr, "no changes\n");
+    for (before, after) in before.iter().zip(&env.rows()) {
+        assert_eq!(before.id, after.id);
+    }
+    assert_eq!(sh(env, &[], "db", "cat /root/kept").expect(0).stdout, "kept\n");
+}
+
+/// In order, so what was written is there again without a sync.
+fn stopped_and_started(env: &Environment) {
+    sh(env, &[], "db", "echo more >> /root/kept").expect(0);
+    env.msb("stop db").expect(0);
+    assert_eq!(env.row("db").status.as_str(), "stopped");
+    assert_eq!(env.row("db").exit_code, Some(0));
+    let out = env.msb("logs db --no-log-prefix --tail 1").expect(0).stdout;
+    assert_eq!(out, "stopping\n");
+    env.msb("start db").expect(0);
+    assert_eq!(sh(env, &[], "db", "cat /root/kept").expect(0).stdout, "kept\nmore\n");
+}
+
+fn removed(env: &Environment) {
+    let mut processes = Vec::new();
+    for name in ["db", "web"] {
+        processes.extend([supervisor_process(env, name), vm_process(env, name).1]);
+    }
+    assert!(!command_lines_with(env.root()).is_empty(), "this finds no VM");
+    env.msb("down").expect(0).ends_with("3 removed");
+    processes.iter().for_each(wait_for_end);
+    assert_eq!(command_lines_with(env.root()), [""; 0]);
+    assert!(env.rows().is_empty());
+    assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
+    assert_eq!(env.msb("down").expect(0).stderr, "nothing to remove\n");
+}
+
+fn sh(env: &Environment, flags: &[&str], name: &str, script: &str) -> Ran {
+    let mut command = env.command();
+    env.run(command.arg("exec").args(flags).args([name, "sh", "-c", script]))
+}
+
+/// The command lines that name a path below `dir`, as a VM's does its disks.
+fn command_lines_with(dir: &Path) -> Vec<String> {
+    let dir = format!("{}/", dir.display());
+    let processes = fs::read_dir("/proc").unwrap();
+    let lines = processes.filter_map(|process| {
+        // A process may end while it is looked at.
+        let mut line = Vec::new();
+        File::open(process.ok()?.path().join("cmdline")).ok()?.read_to_end(&mut line).ok()?;
+        Some(String::from_utf8_lossy(&line).replace('\0', " "))
+    });
+    lines.filter(|line| line.contains(&dir)).collect()
+}
+
+/// An OCI image layout with busybox, root and `nobody`.
+fn busybox_layout(dir: &Path) {
+    let mut layer = tar::Builder::new(Vec::new());
+    let busybox = fs::read(BUSYBOX).unwrap_or_else(|error| {
+        panic!("{BUSYBOX}: {error}; install it: apt-get install busybox-static")
+    });
+    let passwd = "root:x:0:0::/root:/bin/sh\nnobody:x:1000:1000::/home/nobody:/bin/sh\n";
+    let mut put = |path: &str, mode: u32, bytes: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(mode);
+        header.set_size(u64::try_from(bytes.len()).unwrap());
+        if path.ends_with('/') {
+            header.set_entry_type(tar::EntryType::Directory);
+        }
+        layer.append_data(&mut header, path, bytes).unwrap();
+    };
+    put("bin/busybox", 0o755, &busybox);
+    put("etc/passwd", 0o644, passwd.as_bytes());
+    put("etc/group", 0o644, b"root:x:0:\nnobody:x:1000:\n");
+    put("root/", 0o700, &[]);
+    put("tmp/", 0o1777, &[]);
+    for applet in APPLETS {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        layer.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
+    }
+    layer_layout(dir, &layer.into_inner().unwrap());
+}
