@@ -16,7 +16,7 @@ use crate::supervisor::logs::LogRange;
 use super::args::Up;
 use super::engine::{self, Request};
 use super::error::{CliError, Exit};
-use super::interrupt;
+use super::interrupt::{self, Listening};
 use super::log_lines::{self, Printer, Shown, Style};
 use super::project::{self, Loaded};
 use super::ui::Ui;
@@ -34,8 +34,9 @@ pub(crate) struct Attached<'a> {
 }
 
 impl Attached<'_> {
-    /// Shows the logs until everything has ended (1 where something crashed) or Ctrl-C (130).
-    pub(crate) fn follow(&self, ui: &Ui) -> Result<Exit, CliError> {
+    /// Shows the logs until everything has ended (1 where something crashed) or Ctrl-C (130), be it
+    /// one that came before this was called.
+    pub(crate) fn follow(&self, ui: &Ui, listening: Listening) -> Result<Exit, CliError> {
         let home = project::home()?;
         let sandboxes: Vec<Shown> = self
             .rows(&home)?
@@ -48,17 +49,17 @@ impl Attached<'_> {
         let style =
             Style { prefix: !self.args.no_log_prefix, timestamps: false, raw: false, json: false };
         let printer = Printer::new(ui, style, &sandboxes);
-        let runtime = interrupt::runtime()?;
+        let Listening { runtime, mut interrupts } = listening;
         let ended = runtime.block_on(async {
-            let mut interrupts = interrupt::Interrupts::listen()?;
             tokio::select! {
                 followed = log_lines::follow(&printer, &home, &sandboxes, &range) => {
                     followed.map(|()| true)
                 }
                 () = interrupts.next() => Ok(false),
             }
-        })?;
+        });
         drop(runtime);
+        let ended = ended?;
         if !ended {
             self.stop(ui)?;
             return Ok(Exit::Interrupted);

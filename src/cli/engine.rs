@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio_util::sync::CancellationToken;
 
 use crate::home::Home;
 use crate::image::{ImageCache, RegistryAccess};
@@ -27,7 +26,7 @@ use crate::supervisor;
 
 use super::args::Global;
 use super::error::{CliError, Exit};
-use super::interrupt::{self, OnInterrupt};
+use super::interrupt::{self, OnInterrupt, Watch};
 use super::progress::{Drawing, summary};
 use super::project::{self, Loaded};
 use super::ui::Ui;
@@ -223,8 +222,8 @@ pub(crate) fn run_with(
     let machine = needed_machine(request, &look.home, &look.plan, !always.is_empty())?;
     let store = Store::open(&look.home)?;
     let runtime = interrupt::runtime()?;
-    let cancel = on_interrupt.watch(&runtime);
-    runtime.block_on(change(ui, request, store, machine, &always, cancel)).map(Some)
+    let watch = on_interrupt.watch(&runtime);
+    runtime.block_on(change(ui, request, store, machine, &always, watch)).map(Some)
 }
 
 /// Images that a registry is asked for at every `up`.
@@ -262,7 +261,7 @@ async fn change(
     store: Store,
     machine: Option<BootParts>,
     always: &[&Image],
-    cancel: CancellationToken,
+    watch: Watch,
 ) -> Result<Done, CliError> {
     let loaded = request.loaded;
     let project = &loaded.project.name;
@@ -299,7 +298,7 @@ async fn change(
     confirm(ui, request, &plan)?;
     let options = ExecuteOptions {
         wait_timeout: request.wait_timeout.map(Millis::duration),
-        cancel,
+        cancel: watch.begin_steps(),
         ..ExecuteOptions::default()
     };
     let begun = Instant::now();

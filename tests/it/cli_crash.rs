@@ -2,7 +2,7 @@
 
 use msb::supervisor;
 
-use crate::environment::{Environment, supervisor_process, vm_process, wait_for_end};
+use crate::environment::{Environment, hold_lease, supervisor_process, vm_process, wait_for_end};
 
 const PAIR: &str = r#"
 name = "pair"
@@ -95,17 +95,7 @@ fn killed(env: &Environment, point: &str, args: &[&str]) {
 fn a_held_lease_is_6_and_a_dead_holder_is_none() {
     let env = pair();
     env.msb("up -d").expect(0);
-    let home = env.home();
-    let store = msb::store::Store::open(&home).unwrap();
-    let me = supervisor::own(String::new()).unwrap();
-    let holder = msb::store::Holder {
-        pid: me.pid,
-        start_time: me.start_time,
-        boot_id: me.boot_id,
-        command: "a test".into(),
-        acquired_ms: 0,
-    };
-    let lease = msb::store::Lease::acquire(&store, "pair", &holder, None, |_| {}).unwrap();
+    let lease = hold_lease(&env, "pair");
     let ran = env.msb("stop --lock-timeout 50ms").expect(6);
     assert!(ran.stderr.contains("a test"), "{}", ran.stderr);
     // Looking is free.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use msb::home::Home;
-use msb::store::{SandboxRow, Store};
+use msb::store::{Holder, Lease, SandboxRow, Store};
 use msb::supervisor;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -204,6 +204,20 @@ pub(crate) fn vm_process(env: &Environment, name: &str) -> (Pid, OwnedFd) {
 /// The supervisor of a sandbox.
 pub(crate) fn supervisor_process(env: &Environment, name: &str) -> OwnedFd {
     supervisor::open_process(&env.row(name).run.unwrap()).unwrap().unwrap()
+}
+
+/// The lease of a project, taken by "a test".
+pub(crate) fn hold_lease(env: &Environment, project: &str) -> Lease {
+    let store = Store::open(&env.home()).unwrap();
+    let me = supervisor::own(String::new()).unwrap();
+    let holder = Holder {
+        pid: me.pid,
+        start_time: me.start_time,
+        boot_id: me.boot_id,
+        command: "a test".into(),
+        acquired_ms: 0,
+    };
+    Lease::acquire(&store, project, &holder, None, |_| {}).unwrap()
 }
 
 /// Waits for the end of a process, far longer than that takes.

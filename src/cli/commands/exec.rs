@@ -29,9 +29,14 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Exec) -> Result<Exit, CliErro
     let request = request(args, tty)?;
     let runtime = interrupt::runtime()?;
     let exit = runtime.block_on(async {
-        let (mut stream, input) = client::exec(&home, &id, request).await?;
+        // Before the terminal is raw: a signal must not end this process while it is.
+        let mut signals = Signals::listen()?;
+        let (mut stream, input) = tokio::select! {
+            opened = client::exec(&home, &id, request) => opened?,
+            () = signals.ending() => return Ok(Exit::Interrupted),
+        };
         let raw = if tty { Some(terminal::Raw::enter()?) } else { None };
-        let pump = tokio::spawn(pump(input, tty));
+        let pump = tokio::spawn(pump(input, signals, tty));
         let exit = output(ui, &mut stream).await;
         pump.abort();
         drop(raw);
@@ -118,10 +123,14 @@ fn guest_code(code: i32) -> u8 {
 }
 
 /// Passes on standard input, signals and the size of the terminal.
-async fn pump(mut input: ExecInputHandle, tty: bool) -> std::io::Result<()> {
+async fn pump(mut input: ExecInputHandle, mut signals: Signals, tty: bool) -> std::io::Result<()> {
     let mut stdin = read_stdin();
-    let mut signals = Signals::listen()?;
     let mut open = true;
+    if tty {
+        // It may have changed while the session was opened.
+        let (rows, cols) = terminal::size();
+        input.resize(rows, cols).await?;
+    }
     loop {
         tokio::select! {
             chunk = stdin.recv(), if open => {
@@ -170,6 +179,11 @@ impl Signals {
             .map(|number| Ok((number, signal(SignalKind::from_raw(number))?)))
             .collect::<std::io::Result<Vec<_>>>()
             .map(Self)
+    }
+
+    /// The next signal that ends a program unless it handles it. Cancellation-safe.
+    async fn ending(&mut self) {
+        while self.next().await == WINCH {}
     }
 
     /// The next signal's number. Cancellation-safe.

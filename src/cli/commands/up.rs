@@ -7,6 +7,7 @@ use crate::cli::attached::Attached;
 use crate::cli::engine::{self, Done, Fingerprinter, Request};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::fingerprint;
+use crate::cli::interrupt::Listening;
 use crate::cli::project::{self, Loaded};
 use crate::cli::ui::Ui;
 use crate::plan::{Intent, PlanOptions};
@@ -34,13 +35,16 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         yes: args.yes,
         fingerprint: Some(fingerprint),
     };
+    let attached = !(args.detach || args.wait || args.dry_run);
+    // An interrupt between the last step and the first log line is not lost.
+    let listening = attached.then(Listening::begin).transpose()?;
     let done = engine::run(ui, &request)?;
     if done.is_none() && !args.dry_run {
         ui.say("no changes");
     }
-    if args.detach || args.wait || args.dry_run {
+    let Some(listening) = listening else {
         return Ok(done.map_or(Exit::Ok, |done| done.exit));
-    }
+    };
     let nothing = BTreeSet::new();
     let attached = Attached {
         loaded: &loaded,
@@ -50,7 +54,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         since_ms: begun_ms,
     };
     match done {
-        Some(Done { exit: Exit::Ok, .. }) | None => attached.follow(ui),
+        Some(Done { exit: Exit::Ok, .. }) | None => attached.follow(ui, listening),
         Some(Done { interrupted: true, exit, .. }) => attached.stop(ui).map(|()| exit),
         Some(done) => Ok(done.exit),
     }
