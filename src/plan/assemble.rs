@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::spec::{Condition, Image, Millis, Name, ResourceId, VolumeSpec};
+use crate::spec::{Condition, Image, Millis, Name, Origins, ResourceId, VolumeSpec};
 
 use super::graph::{Draft, DraftId, Drafts, Follows};
 use super::node::{Node, Work};
@@ -42,6 +42,8 @@ impl Track {
 
 /// What holds for all sandboxes.
 pub(super) struct Frame<'a> {
+    /// Where things are declared.
+    pub(super) origins: &'a Origins,
     /// Declared volumes that do not exist.
     pub(super) missing_volumes: BTreeMap<&'a Name, &'a VolumeSpec>,
     pub(super) wait: bool,
@@ -122,7 +124,7 @@ impl<'a> Assembly<'_, 'a, '_> {
                 let action = Action::CreateSandbox {
                     spec: spec.clone(),
                     image_digest: node.image_digest.clone(),
-                    origin_file: node.origin_file.clone(),
+                    origin_file: node.origin_file(),
                 };
                 track.create = Some(self.add(node, action));
             }
@@ -131,10 +133,10 @@ impl<'a> Assembly<'_, 'a, '_> {
                     id,
                     spec: spec.clone(),
                     live: node.is_live() && !node.new_run(),
-                    origin_file: node.origin_file.clone(),
+                    origin_file: node.origin_file(),
                 };
                 let cause = node.spec_cause.clone().unwrap_or_else(|| node.cause.clone());
-                let draft = Draft::new(action, sandbox(node), cause);
+                let draft = Draft::new(action, sandbox(node), cause).at(node.origin.clone());
                 track.update = Some(self.drafts.add(draft));
             }
             _ => {}
@@ -166,7 +168,8 @@ impl<'a> Assembly<'_, 'a, '_> {
     }
 
     fn add(&mut self, node: &Node<'_>, action: Action) -> DraftId {
-        self.drafts.add(Draft::new(action, sandbox(node), node.cause.clone()))
+        let draft = Draft::new(action, sandbox(node), node.cause.clone());
+        self.drafts.add(draft.at(node.origin.clone()))
     }
 
     /// The pull that a sandbox needs, shared by all that need the same content.
@@ -174,7 +177,7 @@ impl<'a> Assembly<'_, 'a, '_> {
         let need = node.image.as_ref()?;
         let Image { source, platform } = &need.image;
         let key = (source.to_string(), platform.clone(), need.digest.clone());
-        let drafts = &mut *self.drafts;
+        let (drafts, origins) = (&mut *self.drafts, self.frame.origins);
         let id = self.pulls.entry(key).or_insert_with(|| {
             let action = Action::PullImage {
                 image: need.image.clone(),
@@ -182,7 +185,8 @@ impl<'a> Assembly<'_, 'a, '_> {
                 digest: need.digest.clone(),
             };
             let resource = ResourceId::Image(source.to_string());
-            drafts.add(Draft::new(action, resource, Cause::Missing))
+            let origin = origins.get(&format!("sandbox.{}.image", node.name));
+            drafts.add(Draft::new(action, resource, Cause::Missing).at(origin))
         });
         Some(*id)
     }
@@ -190,10 +194,12 @@ impl<'a> Assembly<'_, 'a, '_> {
     /// The creation of a volume that does not exist, shared by all that mount it.
     fn volume(&mut self, name: &Name) -> Option<DraftId> {
         let (name, spec) = self.frame.missing_volumes.get_key_value(name)?;
-        let drafts = &mut *self.drafts;
+        let (drafts, origins) = (&mut *self.drafts, self.frame.origins);
         let id = self.volumes.entry(name).or_insert_with(|| {
             let action = Action::CreateVolume { spec: (*spec).clone() };
-            drafts.add(Draft::new(action, ResourceId::Volume((*name).clone()), Cause::Missing))
+            let resource = ResourceId::Volume((*name).clone());
+            let origin = origins.get(&format!("volume.{name}"));
+            drafts.add(Draft::new(action, resource, Cause::Missing).at(origin))
         });
         Some(*id)
     }
@@ -251,6 +257,10 @@ impl<'a> Assembly<'_, 'a, '_> {
         let draft = self.drafts.get_mut(id);
         draft.optional &= !required;
         if let Cause::Awaited { by: names } = &mut draft.cause {
+            if names.is_empty() {
+                let path = format!("sandbox.{by}.depends_on.{}", node.name);
+                draft.origin = self.frame.origins.get(&path);
+            }
             names.push(by.clone());
         }
         Some(id)

@@ -33,6 +33,7 @@ pub fn plan(
         Intent::Start | Intent::Restart => {
             let decided = existing::decide(desired, observed, options)?;
             let frame = Frame {
+                origins: desired.origins,
                 missing_volumes: BTreeMap::new(),
                 wait: options.wait,
                 grace: options.grace,
@@ -67,7 +68,12 @@ fn plan_up(
     let mounted: BTreeSet<&Name> =
         nodes.iter().flat_map(|node| node.volumes.iter().copied()).collect();
     let missing_volumes = volumes(desired, observed, &mounted, drafts, aside);
-    let frame = Frame { missing_volumes, wait: options.wait, grace: options.grace };
+    let frame = Frame {
+        origins: desired.origins,
+        missing_volumes,
+        wait: options.wait,
+        grace: options.grace,
+    };
     let tracks = assemble(&nodes, &order, &frame, drafts);
     count(&nodes, &mut aside.summary);
     let stopping = nodes
@@ -113,7 +119,7 @@ fn volumes<'a>(
         };
         let cause = Cause::SpecChanged { changes: [change].into() };
         if grows {
-            drafts.add(Draft::new(Action::GrowVolume { quota: new }, resource, cause));
+            drafts.add(Draft::new(Action::GrowVolume { quota: new }, resource, cause).at(origin));
         } else {
             let reason = WithheldReason::VolumeShrink;
             aside.withheld.push(Withheld { resource, cause, reason, origin });

@@ -8,7 +8,7 @@ use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
-use crate::spec::ResourceId;
+use crate::spec::{Origin, ResourceId};
 
 use super::{Action, Cause, Step, StepId};
 
@@ -117,13 +117,20 @@ pub(super) struct Draft {
     pub(super) action: Action,
     pub(super) resource: ResourceId,
     pub(super) cause: Cause,
+    pub(super) origin: Option<Origin>,
     pub(super) needs_confirmation: bool,
     pub(super) optional: bool,
 }
 
 impl Draft {
     pub(super) fn new(action: Action, resource: ResourceId, cause: Cause) -> Self {
-        Self { action, resource, cause, needs_confirmation: false, optional: false }
+        let (needs_confirmation, optional) = (false, false);
+        Self { action, resource, cause, origin: None, needs_confirmation, optional }
+    }
+
+    /// With the place that it is about.
+    pub(super) fn at(self, origin: Option<Origin>) -> Self {
+        Self { origin, ..self }
     }
 }
 
@@ -195,6 +202,7 @@ impl Drafts {
             action: draft.action,
             resource: draft.resource,
             cause: draft.cause,
+            origin: draft.origin,
             needs,
             after,
             needs_confirmation: draft.needs_confirmation,

@@ -32,6 +32,9 @@ impl Serialize for Step {
         map.serialize_entry("action", self.action.kind())?;
         map.serialize_entry("resource", &self.resource)?;
         map.serialize_entry("cause", &self.cause)?;
+        if let Some(origin) = &self.origin {
+            map.serialize_entry("origin", origin)?;
+        }
         map.serialize_entry("needs", &self.needs)?;
         map.serialize_entry("after", &self.after)?;
         map.serialize_entry("needs_confirmation", &self.needs_confirmation)?;

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use crate::spec::{
-    Condition, Dependency, GuestPath, Health, HealthCheck, Image, Mount, MountSource, Name,
+    Condition, Dependency, GuestPath, Health, HealthCheck, Image, Mount, MountSource, Name, Origin,
     PullPolicy, SandboxKind, SandboxSpec, Status,
 };
 
@@ -66,8 +66,8 @@ pub(super) struct Node<'a> {
     /// The digest of the image that a new disk is made on.
     pub(super) image_digest: Option<String>,
     pub(super) image: Option<ImageNeed>,
-    /// The Sandboxfile that declares it.
-    pub(super) origin_file: Option<String>,
+    /// Where it is declared, once it is known that it has steps.
+    pub(super) origin: Option<Origin>,
     /// Volumes that must exist before it starts.
     pub(super) volumes: Vec<&'a Name>,
 }
@@ -88,9 +88,14 @@ impl<'a> Node<'a> {
             old_dependencies: Vec::new(),
             image_digest: None,
             image: None,
-            origin_file: None,
+            origin: None,
             volumes: Vec::new(),
         }
+    }
+
+    /// The Sandboxfile that declares it.
+    pub(super) fn origin_file(&self) -> Option<String> {
+        self.origin.as_ref().map(|origin| origin.file.to_string())
     }
 
     /// Whether a supervisor lives.

@@ -108,6 +108,8 @@ pub struct Step {
     pub resource: ResourceId,
     /// Why.
     pub cause: Cause,
+    /// Where what it acts on is declared; of an await, where the first who waits says so.
+    pub origin: Option<Origin>,
     /// Steps that must have succeeded; it is skipped once one has not. In order of id.
     pub needs: Vec<StepId>,
     /// Steps that must have ended, well or not. In order of id.

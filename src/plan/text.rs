@@ -50,6 +50,12 @@ fn write_changes(f: &mut fmt::Formatter<'_>, changes: &[FieldChange]) -> fmt::Re
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.id, self.title(), self.cause)?;
+        // Changes have a place each.
+        if let (Some(origin), false) =
+            (&self.origin, matches!(self.cause, Cause::SpecChanged { .. }))
+        {
+            write!(f, " ({}:{})", origin.file, origin.line)?;
+        }
         if !self.needs.is_empty() {
             write!(f, " [needs {}]", Ids(&self.needs))?;
         }

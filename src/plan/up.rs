@@ -275,8 +275,7 @@ impl<'a> Decider<'_, 'a> {
         if node.work == Work::Keep {
             return;
         }
-        let file = self.desired.origins.get(&format!("sandbox.{}", node.name));
-        node.origin_file = file.map(|origin| origin.file.to_string());
+        node.origin = self.desired.origins.get(&format!("sandbox.{}", node.name));
         let resolved = self.desired.images.get(node.name).unwrap_or(&DesiredImage::Missing);
         let need = |digest: Option<String>| ImageNeed {
             image: spec.image.clone(),
