@@ -3,6 +3,7 @@
 use expect_test::expect;
 
 use crate::environment::{Environment, image_layout};
+use crate::terminal::Group;
 
 const SHOP: &str = r#"
 name = "shop"
@@ -126,6 +127,10 @@ fn ps_and_ls() {
 fn logs_are_kept_and_filtered() {
     let env = shop();
     env.msb("up -d --wait").expect(0);
+    // A service that has started may not have said anything yet.
+    let mut follow = Group::run(env.command().args(["logs", "-f"]));
+    follow.says("db    | ready");
+    follow.says("web   | hello");
     let ran = env.msb("logs").expect(0);
     for line in ["check | checked", "db    | ready", "web   | hello"] {
         assert!(ran.stdout.contains(line), "{}", ran.stdout);
@@ -205,6 +210,20 @@ fn a_job_that_fails_stops_its_dependents() {
     assert!(!env.statuses().iter().any(|s| s.ends_with("running")), "{:?}", env.statuses());
     env.write("Sandboxfile", SHOP);
     env.msb("up -d --wait").expect(0);
+}
+
+#[test]
+fn a_service_that_ends_before_it_is_healthy_fails_its_dependents() {
+    let env = shop();
+    let probe = "exec = [\"false\"], interval = \"1h\"";
+    let text = SHOP.replace("echo ready; exec sleep 100000", "echo too early; exit 4");
+    env.write("Sandboxfile", &text.replace("exec = [\"true\"], interval = \"100ms\"", probe));
+    for command in ["up -d", "up -d --wait"] {
+        let ran = env.msb(command).expect(5);
+        assert!(ran.stderr.contains("too early"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("exit code 4"), "{}", ran.stderr);
+        assert!(!env.statuses().iter().any(|s| s.ends_with("running")), "{:?}", env.statuses());
+    }
 }
 
 #[test]
