@@ -6,6 +6,7 @@
 //! so what has a name is whole; a row is written after the file.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::local::split_tag;
 use super::platform::Platform;
 use super::progress::Progress;
 use super::pull;
-use super::reference::ImageRef;
+use super::reference::{ImageRef, InvalidReference};
 use super::rows::{ImageRows, SourceKey};
 use crate::home::Home;
 use crate::spec::{Image, ImageSource, PullPolicy};
@@ -139,6 +140,67 @@ impl ImageCache {
             Ok(digest) => Ok(digest.into()),
             Err(reason) => Err(ImageError::new(&image.source, reason)),
         }
+    }
+
+    /// [`ImageCache::resolve`], and when that image is on this machine the source names it from
+    /// here on: [`ImageCache::cached`] finds what the registry told last.
+    pub async fn refresh(
+        &self,
+        image: &Image,
+        access: &RegistryAccess,
+    ) -> Result<String, ImageError> {
+        let digest = self.resolve(image, access).await?;
+        if let Some(record) = self.by_digest(&digest)?
+            && self.cached(image)?.is_none_or(|cached| cached.digest != digest)
+        {
+            let named = source_key(image).and_then(|key| self.name(&key, &record));
+            named.map_err(|reason| ImageError::new(&image.source, reason))?;
+        }
+        Ok(digest)
+    }
+
+    /// The image of `digest`, which `image` named when it was asked last: from the cache under any
+    /// policy, else pulled. A registry is asked for the digest itself, wherever the tag has moved.
+    /// A layout or an archive gives what it names, so the caller compares digests.
+    pub async fn ensure_digest(
+        &self,
+        image: &Image,
+        digest: &str,
+        policy: PullPolicy,
+        access: &RegistryAccess,
+        progress: Arc<dyn Progress>,
+    ) -> Result<ImageRecord, ImageError> {
+        if let Some(record) = self.by_digest(digest)? {
+            return Ok(record);
+        }
+        let ImageSource::Oci(text) = &image.source else {
+            return self.ensure(image, policy, access, progress).await;
+        };
+        let fail = |reason| ImageError::new(&image.source, reason);
+        if policy == PullPolicy::Never {
+            return Err(fail(Reason::NotCached));
+        }
+        let wanted = digest.parse().map_err(InvalidReference::Digest);
+        let pinned = text.parse().and_then(|named: ImageRef| Ok(named.pinned(wanted?)));
+        let pinned = pinned.map_err(|error| fail(Reason::Reference(error)))?;
+        let source = ImageSource::Oci(pinned.to_string());
+        let pinned = Image { source, platform: image.platform.clone() };
+        let record = pull::pull(self, &pinned, access, progress).await.map_err(fail)?;
+        // `if-missing` keeps what the tag was; `always` has just been told.
+        if policy == PullPolicy::Always || self.cached(image)?.is_none() {
+            let key = source_key(image).map_err(fail)?;
+            self.name(&key, &record).map_err(fail)?;
+        }
+        Ok(record)
+    }
+
+    /// Stores the image and that the source names it.
+    pub(super) fn name(&self, key: &SourceKey, record: &ImageRecord) -> Result<(), Reason> {
+        let config_json = serde_json::to_string(&record.config).map_err(io::Error::from);
+        let config_json = config_json.map_err(|source| Reason::Build { source: source.into() })?;
+        let size_bytes = record.size_bytes;
+        let row = ImageRow { digest: record.digest.clone(), config_json, size_bytes };
+        self.rows.put(key, &row).map_err(|source| Reason::Rows { source })
     }
 
     fn find(&self, image: &Image) -> Result<Option<ImageRecord>, Reason> {

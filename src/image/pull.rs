@@ -12,7 +12,6 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +40,6 @@ use super::source::Registry;
 use super::unpack::{LayerReader, Task, Unpacking};
 use super::wire::{self, Descriptor, Resolved};
 use crate::spec::{Image, ImageSource};
-use crate::store::ImageRow;
 
 /// The source of an image.
 fn open_source(
@@ -91,31 +89,29 @@ pub(super) async fn pull(
         .collect();
     progress.event(ProgressEvent::Resolved { digest: &resolved.digest, layers: &layers });
 
-    let (record, cached) = match cache.row(&resolved.digest)? {
-        Some(record) => (record, true),
+    // The lock is held until the row is there, so that whoever waits for it finds the row.
+    let (record, cached, _lock) = match cache.row(&resolved.digest)? {
+        Some(record) => (record, true, None),
         None => make(cache, &*source, &resolved, &wanted, &progress).await?,
     };
-    let config_json = serde_json::to_string(&record.config).map_err(io::Error::from);
-    let config_json = config_json.map_err(|source| Reason::Build { source: source.into() })?;
-    let size_bytes = record.size_bytes;
-    let row = ImageRow { digest: record.digest.clone(), config_json, size_bytes };
-    cache.rows.put(&key, &row).map_err(|source| Reason::Rows { source })?;
-    progress.event(ProgressEvent::Done { size_bytes, cached });
+    cache.name(&key, &record)?;
+    progress.event(ProgressEvent::Done { size_bytes: record.size_bytes, cached });
     Ok(record)
 }
 
-/// The image under the lock of its digest: whether another process made it, and the record.
+/// The image under the lock of its digest: the record, whether the file was there already, and the
+/// lock unless there is a row.
 async fn make(
     cache: &ImageCache,
     source: &dyn Registry,
     resolved: &Resolved,
     wanted: &Platform,
     progress: &Arc<dyn Progress>,
-) -> Result<(ImageRecord, bool), Reason> {
+) -> Result<(ImageRecord, bool, Option<FileLock>), Reason> {
     let lock_file = image_lock(&cache.home.blobs(), resolved.digest.hex());
     let lock = FileLock::acquire(lock_file, || progress.event(ProgressEvent::Waiting)).await?;
     if let Some(record) = cache.row(&resolved.digest)? {
-        return Ok((record, true));
+        return Ok((record, true, None));
     }
     super::leftovers::clean(&cache.home);
     let bytes = fetch(source, &resolved.manifest.config, &cache.limits).await?;
@@ -127,14 +123,17 @@ async fn make(
         file: path.clone(),
         size_bytes,
     };
-    // Named, so complete: its row was lost or is about to be written.
-    if let Ok(meta) = fs::metadata(&path)
+    // Named, so complete, and its row was lost; where there is a row, the file does not fit it.
+    let row = cache.rows.by_digest(resolved.digest.as_str());
+    if row.map_err(|source| Reason::Rows { source })?.is_none()
+        && let Ok(meta) = fs::metadata(&path)
         && meta.is_file()
     {
-        return Ok((record(meta.len()), true));
+        return Ok((record(meta.len()), true, Some(lock)));
     }
-    let size_bytes = transfer(cache, source, resolved, &file, &path, progress, lock).await?;
-    Ok((record(size_bytes), false))
+    let (size_bytes, lock) =
+        transfer(cache, source, resolved, &file, &path, progress, lock).await?;
+    Ok((record(size_bytes), false, Some(lock)))
 }
 
 /// Parses the configuration and holds it against the manifest and the platform.
@@ -160,7 +159,10 @@ fn checked_config(
     }
 }
 
-/// Downloads and builds at the same time: the size of the bootable file.
+/// Downloads and builds at the same time: the size of the bootable file, and the lock back.
+///
+/// The build holds the lock: one that goes on after its pull was dropped keeps others out until it
+/// has seen that nobody feeds it.
 async fn transfer(
     cache: &ImageCache,
     source: &dyn Registry,
@@ -169,7 +171,7 @@ async fn transfer(
     path: &Path,
     progress: &Arc<dyn Progress>,
     lock: FileLock,
-) -> Result<u64, Reason> {
+) -> Result<(u64, FileLock), Reason> {
     let blobs = cache.home.blobs();
     let layers = &resolved.manifest.layers;
     let mut senders = Vec::new();
@@ -184,11 +186,14 @@ async fn transfer(
         tmp: cache.home.tmp().join(format!("image-{}.tmp", resolved.digest.hex())),
         path: path.to_owned(),
         blobs: layers.iter().map(|layer| blob_file(&blobs, &layer.digest)).collect(),
-        _lock: lock,
     };
     let shared = Unpacking::new(cache.limits.unpacked_bytes, progress.clone());
     let limits = Limits { total_bytes: cache.limits.unpacked_bytes, ..Limits::default() };
-    let build = spawn_blocking(move || out.build(waiting, &shared, &limits));
+    let build = spawn_blocking(move || {
+        // A failed build removes what it wrote before the lock goes.
+        let size_bytes = out.build(waiting, &shared, &limits)?;
+        Ok((size_bytes, lock))
+    });
 
     let downloader =
         Downloader { source, dir: blobs, limits: &cache.limits, progress: &**progress };
@@ -232,14 +237,12 @@ pub(super) fn image_lock(blobs: &Path, hex: &str) -> PathBuf {
     blobs.join(format!("image-{hex}.lock"))
 }
 
-/// Where the build writes. Owns the lock of the image, so that a build that goes on after its pull
-/// was dropped keeps others out until it has seen that nobody feeds it.
+/// Where the build writes, under the lock of the image.
 struct Output {
     tmp: PathBuf,
     path: PathBuf,
     /// Removed when the build ends, well or not; what was downloaded in part stays.
     blobs: Vec<PathBuf>,
-    _lock: FileLock,
 }
 
 impl Output {

@@ -92,6 +92,12 @@ impl ImageRef {
         }
     }
 
+    /// The same repository and tag with the content of `digest`.
+    #[must_use]
+    pub fn pinned(self, digest: Digest) -> Self {
+        Self { digest: Some(digest), ..self }
+    }
+
     /// Whether `host[:port]`, as a Sandboxfile names a registry, is this reference's.
     pub fn is_of(&self, registry: &str) -> bool {
         canonical_registry(registry) == self.registry

@@ -7,8 +7,13 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use expect_test::expect;
-use msb::image::{NoProgress, Progress, ProgressEvent, RegistryAccess};
+use msb::home::Home;
+use msb::image::{
+    ImageCache, ImageRows, MemoryRows, NoProgress, Progress, ProgressEvent, RegistryAccess,
+    SourceKey,
+};
 use msb::spec::{PullPolicy, RegistrySpec};
+use msb::store::{ImageRow, StoreError};
 
 use crate::support::liar::{Body, Content, Liar, Reply};
 use crate::support::oci::{Blobs, Compression, ImageSpec, Made, host_arch, image, layer, noise};
@@ -330,6 +335,63 @@ fn many_pulls_download_once() {
         assert_eq!(seen.iter().filter(|seen| seen.is_blob(digest)).count(), 1, "{digest}");
     }
     assert_eq!(fixture.names().len(), 1, "{:?}", fixture.names());
+}
+
+/// Rows that are written while nobody else makes the image.
+struct LockedRows {
+    rows: MemoryRows,
+    home: Home,
+}
+
+impl ImageRows for LockedRows {
+    fn by_source(&self, key: &SourceKey) -> Result<Option<ImageRow>, StoreError> {
+        self.rows.by_source(key)
+    }
+
+    fn by_digest(&self, digest: &str) -> Result<Option<ImageRow>, StoreError> {
+        self.rows.by_digest(digest)
+    }
+
+    fn put(&self, key: &SourceKey, row: &ImageRow) -> Result<(), StoreError> {
+        let hex = row.digest.strip_prefix("sha256:").unwrap();
+        let lock = fs::File::open(self.home.blobs().join(format!("image-{hex}.lock"))).unwrap();
+        assert!(lock.try_lock().is_err(), "another pull would find neither lock nor row");
+        self.rows.put(key, row)
+    }
+}
+
+#[test]
+fn the_lock_of_an_image_is_held_until_it_has_a_row() {
+    let (content, made) = big_image();
+    let liar = Liar::honest(content);
+    let fixture = Fixture::new();
+    let rows = LockedRows { rows: MemoryRows::default(), home: fixture.home.clone() };
+    let cache = ImageCache::new(fixture.home.clone(), Arc::new(rows));
+    let image = oci(format!("{}/app", liar.host));
+    let pull = || block_on(cache.pull(&image, &insecure(&liar.host), Arc::new(NoProgress)));
+    let record = pull().unwrap();
+    assert_eq!(record.digest, made.digest);
+    // Its file there, its row lost.
+    let rows = LockedRows { rows: MemoryRows::default(), home: fixture.home.clone() };
+    let cache = ImageCache::new(fixture.home.clone(), Arc::new(rows));
+    let pull = || block_on(cache.pull(&image, &insecure(&liar.host), Arc::new(NoProgress)));
+    assert_eq!(pull().unwrap(), record);
+    assert_eq!(liar.seen().iter().filter(|seen| seen.is_blob(&made.layers[0])).count(), 1);
+    assert_eq!(fixture.names().len(), 1, "{:?}", fixture.names());
+}
+
+#[test]
+fn a_file_that_does_not_fit_its_row_is_made_again() {
+    let (content, _) = big_image();
+    let liar = Liar::honest(content);
+    let fixture = Fixture::new();
+    let image = oci(format!("{}/app", liar.host));
+    let record = fixture.pull(&image, &insecure(&liar.host)).unwrap();
+    let whole = fs::read(&record.file).unwrap();
+    fs::File::options().write(true).open(&record.file).unwrap().set_len(4096).unwrap();
+    assert!(fixture.cache.cached(&image).unwrap().is_none());
+    assert_eq!(fixture.pull(&image, &insecure(&liar.host)).unwrap(), record);
+    assert!(fs::read(&record.file).unwrap() == whole);
 }
 
 /// Serves the big image, but breaks each layer's first connection in the middle.
