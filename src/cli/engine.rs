@@ -273,7 +273,7 @@ async fn change(
     let mut resolved = Vec::new();
     for image in always {
         ui.say(&format!("image {}: asking the registry", image.source));
-        resolved.push(((*image).clone(), images.resolve(image, &access).await?));
+        resolved.push(((*image).clone(), images.refresh(image, &access).await?));
     }
     let host = RealHost::new(
         Arc::clone(&store),

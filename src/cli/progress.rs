@@ -3,7 +3,7 @@
 //! On a terminal each resource that is worked on has a live line (phase, bytes, elapsed time);
 //! what is finished scrolls away above. Off a terminal there is one plain line a state change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -19,6 +19,8 @@ use super::ui::{Tone, Ui};
 pub(crate) struct Drawing<'a> {
     ui: &'a Ui,
     live: BTreeMap<ResourceId, Live>,
+    /// Told once, however many of its steps are.
+    skipped: BTreeSet<ResourceId>,
     width: usize,
 }
 
@@ -31,7 +33,7 @@ struct Live {
 impl<'a> Drawing<'a> {
     pub(crate) fn new(ui: &'a Ui, plan: &Plan) -> Self {
         let width = plan.steps.iter().map(|step| label(&step.resource).chars().count()).max();
-        Self { ui, live: BTreeMap::new(), width: width.unwrap_or(0) }
+        Self { ui, live: BTreeMap::new(), skipped: BTreeSet::new(), width: width.unwrap_or(0) }
     }
 
     fn started(&mut self, step: &Step) {
@@ -53,8 +55,13 @@ impl<'a> Drawing<'a> {
         let Some(live) = self.live.get_mut(&step.resource) else { return };
         match progress {
             Progress::Phase(phase) => {
+                let is_new = live.phase != *phase;
                 (*phase).clone_into(&mut live.phase);
                 live.bar.set_message((*phase).to_owned());
+                let takes_minutes = matches!(step.action, Action::PullImage { .. });
+                if is_new && takes_minutes && !self.ui.is_live() {
+                    self.line(step, phase, "", Tone::Plain);
+                }
             }
             Progress::Bytes { done, total } => {
                 let total = total.map_or_else(String::new, |total| format!(" of {}", size(total)));
@@ -100,6 +107,9 @@ impl Reporter for Drawing<'_> {
                 self.ended(step, "failed", &format!(": {first}"), Tone::Bad);
             }
             Event::StepSkipped { step, because } => {
+                if !self.skipped.insert(step.resource.clone()) {
+                    return;
+                }
                 let why = because.map_or_else(
                     || ": interrupted".to_owned(),
                     |other| format!(": {} failed or was skipped", other.resource),
@@ -119,7 +129,7 @@ fn label(resource: &ResourceId) -> String {
 
 const fn doing(action: &Action) -> &'static str {
     match action {
-        Action::PullImage { .. } => "pulling",
+        Action::PullImage { .. } => "resolving",
         Action::CreateSandbox { .. } | Action::CreateVolume { .. } => "creating",
         Action::UpdateSandbox { .. } | Action::GrowVolume { .. } => "updating",
         Action::StartSandbox { .. } => "starting",

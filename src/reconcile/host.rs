@@ -24,7 +24,7 @@ use crate::home::Home;
 use crate::image::{ImageCache, ImageRecord, RegistryAccess};
 use crate::plan::{Action, ObservedState, PlannedSpec, Step, StepId, canonical_json};
 use crate::rootfs;
-use crate::spec::{Condition, Millis, Name, Project, ResourceId, SandboxSpec, Status};
+use crate::spec::{Condition, ImageSource, Millis, Name, Project, ResourceId, SandboxSpec, Status};
 use crate::store::{
     Durability, JournalState, RunIdentity, SandboxRow, SandboxUpdate, Store, StoreError, Writer,
 };
@@ -163,7 +163,12 @@ impl RealHost {
             return Ok(StepOutput { already: true });
         }
         let meter = Arc::new(Meter::new(progress.clone()));
-        let record = self.images.ensure(image, *policy, &self.access, meter).await;
+        let record = match digest {
+            Some(digest) => {
+                self.images.ensure_digest(image, digest, *policy, &self.access, meter).await
+            }
+            None => self.images.ensure(image, *policy, &self.access, meter).await,
+        };
         let record = record.map_err(HostError::failed)?;
         match digest {
             Some(needed) if *needed != record.digest => {
@@ -263,7 +268,7 @@ impl RealHost {
         let row = self.row(name, id)?;
         let already = row.status.is_live();
         if !already {
-            let config = self.launch_config(name, &row)?;
+            let config = self.launch_config(name, &row, progress).await?;
             supervisor::launch(&self.home, &config).await.map_err(HostError::failed)?;
         }
         progress.report(Progress::Phase("booting"));
@@ -277,13 +282,38 @@ impl RealHost {
         Err(Self::ended(name, &event))
     }
 
-    fn launch_config(&self, name: &Name, row: &SandboxRow) -> Result<LaunchConfig, HostError> {
+    /// The image that the disk of a sandbox belongs to. Pulled where it is gone from the cache, which
+    /// a plan cannot know of an image that the Sandboxfile names no more.
+    async fn disk_image(
+        &self,
+        spec: &SandboxSpec,
+        digest: &str,
+        progress: &ProgressHandle,
+    ) -> Result<ImageRecord, HostError> {
+        if let (ImageSource::Oci(_), Ok(None)) = (&spec.image.source, self.images.by_digest(digest))
+        {
+            let meter = Arc::new(Meter::new(progress.clone()));
+            let policy = spec.pull_policy;
+            let image = &spec.image;
+            let record = self.images.ensure_digest(image, digest, policy, &self.access, meter);
+            return record.await.map_err(HostError::failed);
+        }
+        self.image(digest)
+    }
+
+    async fn launch_config(
+        &self,
+        name: &Name,
+        row: &SandboxRow,
+        progress: &ProgressHandle,
+    ) -> Result<LaunchConfig, HostError> {
         let machine =
             self.machine.as_ref().ok_or(StepError::NoMachine).map_err(HostError::failed)?;
         let spec: SandboxSpec = serde_json::from_str(&row.spec_json).map_err(|source| {
             HostError::failed(StepError::StoredSpec { name: name.clone(), source })
         })?;
-        let record = self.image(row.image_digest.as_deref().unwrap_or_default())?;
+        let digest = row.image_digest.as_deref().unwrap_or_default();
+        let record = self.disk_image(&spec, digest, progress).await?;
         let upper = SandboxPaths::new(&self.home, &row.id).upper();
         if !upper.exists() {
             // Somebody removed the directory; the sandbox starts on an empty disk.
