@@ -11,6 +11,7 @@ mod cli_crash;
 mod cli_docs;
 mod cli_faults;
 mod cli_noop;
+mod cli_registry;
 mod cli_terminal;
 mod cli_up;
 mod cli_words;
