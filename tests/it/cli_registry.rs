@@ -249,10 +249,10 @@ fn a_tag_that_another_project_pulled_again_is_a_cause() {
     let text = ran.stdout.replace(&short(&first), "FIRST").replace(&short(&second), "SECOND");
     expect![[r#"
         shop: 1 to replace
-        #1 stop sandbox app: image moved FIRST -> SECOND
-        #2 remove sandbox app: image moved FIRST -> SECOND [needs #1]
-        #3 create sandbox app: image moved FIRST -> SECOND [needs #2]
-        #4 start sandbox app: image moved FIRST -> SECOND [needs #3]
+        #1 stop sandbox app: image moved FIRST -> SECOND (Sandboxfile:3)
+        #2 remove sandbox app: image moved FIRST -> SECOND (Sandboxfile:3) [needs #1]
+        #3 create sandbox app: image moved FIRST -> SECOND (Sandboxfile:3) [needs #2]
+        #4 start sandbox app: image moved FIRST -> SECOND (Sandboxfile:3) [needs #3]
     "#]]
     .assert_eq(&text);
     let ran = env.msb("up -d").expect(0);
