@@ -12,17 +12,62 @@ use super::GuestPath;
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Patch {
     /// Writes a text file.
-    Text { path: GuestPath, content: String, mode: Option<u32>, replace: bool },
+    Text {
+        /// The file.
+        path: GuestPath,
+        /// All that it holds.
+        content: String,
+        /// Permission bits, where they are stated.
+        mode: Option<u32>,
+        /// Whether the file may exist.
+        replace: bool,
+    },
     /// Makes a directory and its parents.
-    Mkdir { path: GuestPath, mode: Option<u32> },
+    Mkdir {
+        /// The directory.
+        path: GuestPath,
+        /// Permission bits, where they are stated.
+        mode: Option<u32>,
+    },
     /// Appends to a file of the image.
-    Append { path: GuestPath, content: String },
+    Append {
+        /// The file.
+        path: GuestPath,
+        /// What is added at its end.
+        content: String,
+    },
     /// Copies one file of the host.
-    CopyFile { source: String, to: GuestPath, mode: Option<u32>, replace: bool },
+    CopyFile {
+        /// The file of the host.
+        source: String,
+        /// The file in the guest.
+        to: GuestPath,
+        /// Permission bits, where they are stated.
+        mode: Option<u32>,
+        /// Whether the target may exist.
+        replace: bool,
+    },
     /// Copies a tree of the host.
-    CopyDir { source: String, to: GuestPath, replace: bool },
-    /// Makes a symbolic link at `at`.
-    Symlink { target: String, at: GuestPath, replace: bool },
+    CopyDir {
+        /// The directory of the host.
+        source: String,
+        /// The directory in the guest.
+        to: GuestPath,
+        /// Whether the target may exist.
+        replace: bool,
+    },
+    /// Makes a symbolic link.
+    Symlink {
+        /// What the link says.
+        target: String,
+        /// The link.
+        at: GuestPath,
+        /// Whether something may be there.
+        replace: bool,
+    },
     /// Removes a file or tree of the image.
-    Remove { path: GuestPath },
+    Remove {
+        /// What is removed.
+        path: GuestPath,
+    },
 }
