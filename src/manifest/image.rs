@@ -83,6 +83,9 @@ pub(crate) fn reference(text: &str) -> Result<(), String> {
 }
 
 fn repository(name: &str) -> Result<(), String> {
+    if name.contains("://") {
+        return Err("it is not a URL: leave out what stands before `://`".to_owned());
+    }
     let (host, path) = match name.split_once('/') {
         Some((host, path)) if host.contains(['.', ':', '[']) || host == "localhost" => {
             (Some(host), path)

@@ -29,7 +29,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use source::{Inputs, Loader, Parsed, Source};
 
 pub use canonical::canonical_toml;
-pub use reference::{Explanation, explain, markdown};
+pub use reference::{Explanation, closest_key, explain, markdown};
 pub use schema::json_schema;
 pub use select::{UnknownSandbox, select};
 pub use unsupported::unsupported;

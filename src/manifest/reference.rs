@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::keys::{DEFAULTS, ROOT, SANDBOX, TableDef, Ty};
+use super::report::closest;
 
 /// Documentation of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,14 @@ pub struct Explanation {
     pub meaning: String,
     /// Whether `up` carries it out in this version.
     pub supported: bool,
+    /// The keys of the table, or of each table, that it is; none where it is not one.
+    pub keys: Vec<&'static str>,
+}
+
+/// A key whose name is close to that of `key`, for a hint.
+pub fn closest_key(key: &str) -> Option<&'static str> {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    closest(last, SANDBOX.keys.iter().chain(ROOT.keys).map(|key| key.name))
 }
 
 /// The documentation of `key`: a dotted path (`sandbox.api.memory`, `volume.*.quota`,
@@ -27,7 +36,11 @@ pub fn explain(key: &str) -> Option<Explanation> {
         .map(|segment| segment.strip_suffix("[]").unwrap_or(segment))
         .filter(|segment| !segment.is_empty())
         .collect();
-    walk(&ROOT, "", &segments).or_else(|| walk(&SANDBOX, "sandbox.*.", &segments))
+    walk(&ROOT, "", &segments).or_else(|| {
+        // The name of the sandbox may be left out, and `sandbox` too.
+        let rest = segments.strip_prefix(&["sandbox"]).unwrap_or(&segments);
+        walk(&SANDBOX, "sandbox.*.", rest)
+    })
 }
 
 /// Follows `segments` from the keys of `def`, which stands at `prefix`.
@@ -44,6 +57,8 @@ fn walk(def: &'static TableDef, prefix: &str, segments: &[&str]) -> Option<Expla
             default,
             meaning: key.doc.replace('`', ""),
             supported: key.supported,
+            keys: table_of(&key.ty)
+                .map_or_else(Vec::new, |table| table.keys.iter().map(|key| key.name).collect()),
         });
     }
     below(&key.ty, &path, rest)
@@ -74,6 +89,11 @@ fn below(ty: &'static Ty, path: &str, segments: &[&str]) -> Option<Explanation> 
     walk(ty.as_table()?, &format!("{path}."), segments)
 }
 
+/// The table that a value is, or that each item of it is.
+fn table_of(ty: &'static Ty) -> Option<&'static TableDef> {
+    ty.as_list().or(ty.as_map()).unwrap_or(ty).as_table()
+}
+
 /// The reference section of `docs/sandboxfile.md`.
 pub fn markdown() -> String {
     let mut out = String::new();
@@ -86,10 +106,7 @@ pub fn markdown() -> String {
         }
         done.push(def.path);
         section(&mut out, def);
-        let tables = def.keys.iter().filter_map(|key| {
-            let item = key.ty.as_list().or(key.ty.as_map()).unwrap_or(&key.ty);
-            item.as_table()
-        });
+        let tables = def.keys.iter().filter_map(|key| table_of(&key.ty));
         let tables: Vec<_> = tables.filter(|table| !std::ptr::eq(*table, &DEFAULTS)).collect();
         // Depth first: a table of a sandbox comes before those of the file.
         pending.splice(0..0, tables);
@@ -128,10 +145,13 @@ mod tests {
             Some("registry.*.username")
         );
         assert_eq!(path("network.tls.bypass").as_deref(), Some("sandbox.*.network.tls.bypass"));
+        assert_eq!(path("sandbox.memory").as_deref(), Some("sandbox.*.memory"));
         assert_eq!(path("nothing"), None);
         assert_eq!(path(""), None);
         let memory = explain("memory").unwrap();
         assert_eq!(memory.default.as_deref(), Some("\"512MiB\""));
         assert!(memory.supported && !explain("ports").unwrap().supported);
+        assert!(memory.keys.is_empty() && explain("sandbox").unwrap().keys.contains(&"memory"));
+        assert_eq!(closest_key("sandbox.a.memroy"), Some("memory"));
     }
 }

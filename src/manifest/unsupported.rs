@@ -2,14 +2,17 @@
 //!
 //! `up` refuses a sandbox that uses one: a key that is silently left out would be worse than none.
 
+use std::collections::BTreeSet;
+
 use crate::spec::{
-    ImageSource, Name, NetworkPreset, NetworkSpec, Origins, Probe, Project, ReplaceOrder,
-    RestartPolicy, SandboxSpec,
+    ImageSource, MountSource, Name, NetworkPreset, NetworkSpec, Origins, Probe, Project,
+    ReplaceOrder, RestartPolicy, SandboxSpec,
 };
 
 use super::Diagnostic;
 
-/// An error for each key of a selected sandbox that this version does not carry out.
+/// An error for each key of a selected sandbox that this version does not carry out, and for each
+/// volume that no sandbox mounts: `up` would have to make it whatever is selected.
 ///
 /// A directory as image may be an OCI layout, which is carried out, or a root file system, which is
 /// not; only a look at the directory tells, so that the image cache refuses the latter.
@@ -25,7 +28,32 @@ pub fn unsupported<'a>(
             found.push(diagnostic(name, &key, what, origins));
         }
     }
+    found.extend(idle_volumes(project).map(|name| idle_volume(name, origins)));
     found
+}
+
+/// The volumes that no sandbox mounts. A mounted one is refused with the sandbox that mounts it.
+fn idle_volumes(project: &Project) -> impl Iterator<Item = &Name> {
+    let mounted: BTreeSet<&Name> = project
+        .sandboxes
+        .values()
+        .flat_map(|spec| spec.volumes.values())
+        .filter_map(|mount| match &mount.source {
+            MountSource::Named { volume } => Some(volume),
+            MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+        })
+        .collect();
+    project.volumes.keys().filter(move |name| !mounted.contains(name))
+}
+
+fn idle_volume(name: &Name, origins: &Origins) -> Diagnostic {
+    let diagnostic =
+        Diagnostic::error(format!("the volume `{name}` is not supported by this version yet"))
+            .with_help("remove it; no sandbox mounts it");
+    match origins.locate(&format!("volume.{name}")) {
+        Some((text, offset)) => diagnostic.at_key(&text, offset),
+        None => diagnostic,
+    }
 }
 
 fn diagnostic(name: &Name, key: &str, what: Option<&str>, origins: &Origins) -> Diagnostic {
@@ -51,7 +79,7 @@ fn keys(spec: &SandboxSpec) -> Vec<Found> {
         }
     };
     match &spec.image.source {
-        ImageSource::Disk { .. } => note(true, "image", Some("a disk image")),
+        ImageSource::Disk { .. } => note(true, "image", Some("{ disk = … }")),
         ImageSource::Oci(_) | ImageSource::Dir(_) | ImageSource::Archive(_) => {}
     }
     note(!spec.volumes.is_empty(), "volumes", None);

@@ -26,8 +26,11 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Config) -> Result<Exit, CliEr
 fn explain(ui: &Ui, key: &str, format: Format) -> Result<Exit, CliError> {
     let Some(found) = manifest::explain(key) else {
         let message = format!("the Sandboxfile has no key `{key}`");
-        return Err(CliError::message(Exit::Failed, message)
-            .hint("write it as in the file, such as `sandbox.web.memory` or `memory`"));
+        let hint = match manifest::closest_key(key) {
+            Some(close) => format!("did you mean `{close}`?"),
+            None => "write it as in the file, such as `sandbox.web.memory` or `memory`".to_owned(),
+        };
+        return Err(CliError::message(Exit::Failed, message).hint(hint));
     };
     match format {
         Format::Text => ui.data(&text(&found))?,
@@ -38,6 +41,7 @@ fn explain(ui: &Ui, key: &str, format: Format) -> Result<Exit, CliError> {
             "default": found.default,
             "meaning": found.meaning,
             "supported": found.supported,
+            "keys": found.keys,
         }))?,
     }
     Ok(Exit::Ok)
@@ -46,5 +50,13 @@ fn explain(ui: &Ui, key: &str, format: Format) -> Result<Exit, CliError> {
 fn text(found: &Explanation) -> String {
     let default = found.default.as_ref().map_or_else(String::new, |d| format!("default  {d}\n"));
     let later = if found.supported { "" } else { "\nNot carried out by this version yet.\n" };
-    format!("{}\ntype     {}\n{default}\n{}\n{later}", found.path, found.kind, found.meaning)
+    let keys = if found.keys.is_empty() {
+        String::new()
+    } else {
+        let path = found.path.as_str();
+        let keys = found.keys.join(", ");
+        format!("\nIts keys (`msb config --explain {path}.KEY` tells more): {keys}\n")
+    };
+    let (path, kind, meaning) = (&found.path, &found.kind, &found.meaning);
+    format!("{path}\ntype     {kind}\n{default}\n{meaning}\n{later}{keys}")
 }
