@@ -260,10 +260,9 @@ pub(super) fn source_key(image: &Image) -> Result<SourceKey, Reason> {
 
 /// Changes when the file does.
 fn stamp(path: &Path) -> Result<String, Reason> {
-    let meta = fs::metadata(path).map_err(|source| Reason::File {
-        what: "the archive cannot be read",
-        path: path.to_owned(),
-        source,
+    let meta = fs::metadata(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Reason::NoSuchPath(path.to_owned()),
+        _ => Reason::File { what: "the archive cannot be read", path: path.to_owned(), source },
     })?;
     Ok(format!("{}.{:09}:{}:{}", meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino()))
 }

@@ -32,8 +32,11 @@ pub enum Reason {
     #[error("{0} is not an OCI image")]
     NotAnImage(&'static str),
     /// The directory has no `oci-layout` and `index.json`.
-    #[error("{0}: not an OCI image layout (`oci-layout` and `index.json` are missing)")]
+    #[error("not an OCI image layout (`oci-layout` and `index.json` are missing)")]
     NotALayout(PathBuf),
+    /// The Sandboxfile names a directory or an archive that is not there.
+    #[error("there is no such file or directory")]
+    NoSuchPath(PathBuf),
     /// The archive is of no known form.
     #[error("{path}: not an image archive: {problem}")]
     Archive {
@@ -349,8 +352,17 @@ impl ImageError {
             Reason::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "make room on that file system and run it again".into()
             }
+            Reason::NoSuchPath(_) => {
+                "relative paths start at the directory of the Sandboxfile; write `image = \"name:tag\"` \
+                 for an image of a registry"
+                    .into()
+            }
+            Reason::NotALayout(_) => {
+                "`skopeo copy docker://… oci:DIR:TAG` makes one; root file systems as directories \
+                 are not supported by this version yet"
+                    .into()
+            }
             Reason::NotAnImage(_)
-            | Reason::NotALayout(_)
             | Reason::Archive { .. }
             | Reason::Challenge { .. }
             | Reason::Status { .. }

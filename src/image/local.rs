@@ -71,7 +71,10 @@ impl LocalImage {
         let (root, tag) = split_tag(text);
         let files = Files::Dir(root.to_owned());
         if files.open(MARKER)?.is_none() || files.open(INDEX)?.is_none() {
-            return Err(Reason::NotALayout(root.to_owned()));
+            return Err(match root.exists() {
+                true => Reason::NotALayout(root.to_owned()),
+                false => Reason::NoSuchPath(root.to_owned()),
+            });
         }
         let top = layout_top(&files, tag, limits)?;
         Ok(Self { files, limits: limits.clone(), top })
