@@ -111,10 +111,17 @@ pub(crate) fn name(ui: &Ui, global: &Global) -> Result<Name, CliError> {
 
 /// The sandboxes that a command is about.
 pub(crate) fn select(
+    ui: &Ui,
     loaded: &Loaded,
     names: &[Name],
     global: &Global,
 ) -> Result<BTreeSet<Name>, CliError> {
+    let known = |profile: &Name| {
+        loaded.project.sandboxes.values().any(|spec| spec.profiles.contains(profile))
+    };
+    for profile in global.profiles.iter().filter(|profile| !known(profile)) {
+        ui.warn(&format!("no sandbox has the profile `{profile}`"));
+    }
     Ok(manifest::select(&loaded.project, names, &global.profiles)?)
 }
 

@@ -395,7 +395,11 @@ impl Machine {
                 self.finish_job(name);
                 let code = self.exit_codes.get(name).copied().unwrap_or(0);
                 if code != 0 {
-                    return Err(HostError::Exited { sandbox: name.clone(), code });
+                    return Err(HostError::Exited {
+                        sandbox: name.clone(),
+                        code,
+                        reason: String::new(),
+                    });
                 }
             }
         }

@@ -388,7 +388,10 @@ impl RealHost {
     fn ended(name: &Name, event: &StatusEvent) -> HostError {
         let sandbox = name.clone();
         match (event.status, event.exit_code) {
-            (Status::Stopped, Some(code)) => HostError::Exited { sandbox, code },
+            (Status::Stopped, Some(code)) => {
+                let reason = event.error.clone().unwrap_or_default();
+                HostError::Exited { sandbox, code, reason }
+            }
             _ => {
                 let reason = event.error.clone().unwrap_or_else(|| event.status.to_string());
                 HostError::Crashed { sandbox, reason }

@@ -60,12 +60,14 @@ pub enum HostError {
         output: String,
     },
     /// A job that was waited for failed, or a sandbox ended before it was ready.
-    #[error("sandbox `{sandbox}` ended with exit code {code}")]
+    #[error("sandbox `{sandbox}` ended with exit code {code}{}", detail(.reason))]
     Exited {
         /// The sandbox.
         sandbox: Name,
         /// Its exit code.
         code: i32,
+        /// What is known beside the code, such as a command that does not exist; may be empty.
+        reason: String,
     },
     /// The VM or the supervisor ended out of order.
     #[error("sandbox `{sandbox}` crashed: {reason}")]

@@ -90,3 +90,65 @@ fn a_reader_that_goes_away_is_no_crash() {
     assert_eq!(ran.code, 141);
     assert_eq!(ran.stderr, "");
 }
+
+#[test]
+fn keys_are_explained() {
+    let env = Environment::new();
+    let text = env.msb("config --explain healthcheck.interval").expect(0).stdout;
+    assert!(text.starts_with("sandbox.*.healthcheck.interval\n"), "{text}");
+    let table = env.msb("config --explain sandbox").expect(0).stdout;
+    assert!(table.contains("image, kind, pull_policy, memory"), "{table}");
+    let wrong = env.msb("config --explain sandbox.web.memroy").expect(1);
+    expect![[r#"
+        error: the Sandboxfile has no key `sandbox.web.memroy`
+        hint: did you mean `memory`?
+    "#]]
+    .assert_eq(&wrong.stderr);
+}
+
+#[test]
+fn an_image_that_is_not_there_says_what_a_path_is() {
+    let env = Environment::new();
+    env.write("Sandboxfile", "[sandbox.web]\nimage = \"./imgae\"\n");
+    let hint = "hint: relative paths start at the directory of the Sandboxfile; \
+                write `image = \"name:tag\"` for an image of a registry\n";
+    let ran = env.msb("up -d").expect(1);
+    let found = "error: image $TEST/p/imgae: there is no such file or directory\n";
+    assert_eq!(ran.stderr, format!("{found}{hint}"));
+    env.write("Sandboxfile", "[sandbox.web]\nimage = \"./imgae.tar\"\n");
+    let ran = env.msb("up -d").expect(1);
+    let found = "error: image $TEST/p/imgae.tar: there is no such file or directory\n";
+    assert_eq!(ran.stderr, format!("{found}{hint}"));
+}
+
+#[test]
+fn what_is_not_carried_out_is_planned() {
+    let env = Environment::new();
+    env.write("Sandboxfile", "name = \"p\"\n[sandbox.web]\nimage = \"./web.qcow2\"\n[volume.v]\n");
+    env.msb("plan --detailed-exitcode").expect(2);
+    let ran = env.msb("up -d").expect(3);
+    assert!(ran.stderr.contains("`image = { disk = … }` of the sandbox `web`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("[Sandboxfile:4:9]"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the volume `v` is not supported"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_profile_that_no_sandbox_has_is_said() {
+    let env = Environment::new();
+    env.write("Sandboxfile", "name = \"p\"\n[sandbox.web]\nimage = \"./image\"\n");
+    let ran = env.msb("plan --profile dve").expect(0);
+    assert_eq!(ran.stderr, "warning: no sandbox has the profile `dve`\n");
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_named() {
+    let env = Environment::new();
+    env.write(
+        "Sandboxfile",
+        "name = \"p\"\n[sandbox.web]\nimage = \"./image\"\nkind = \"job\"\ncmd = [\"/nope\"]\n",
+    );
+    let ran = env.msb("up -d --wait").expect(1);
+    let message = "error: sandbox `web` ended with exit code 127: the workload could not be started: \
+                   /nope: command not found";
+    assert!(ran.stderr.contains(message), "{}", ran.stderr);
+}

@@ -8,7 +8,7 @@ use crate::cli::ui::Ui;
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Plan) -> Result<Exit, CliError> {
     let loaded = project::load(ui, global)?;
-    let mut selected = project::select(&loaded, &args.selection.names, global)?;
+    let mut selected = project::select(ui, &loaded, &args.selection.names, global)?;
     if args.selection.no_deps {
         selected = args.selection.names.iter().cloned().collect();
     }

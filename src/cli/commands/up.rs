@@ -81,7 +81,7 @@ pub(super) fn selected(
     selection: &Selection,
     global: &Global,
 ) -> Result<BTreeSet<Name>, CliError> {
-    let closure = project::select(loaded, &selection.names, global)?;
+    let closure = project::select(ui, loaded, &selection.names, global)?;
     let selected =
         if selection.no_deps { selection.names.iter().cloned().collect() } else { closure };
     project::refuse_unsupported(ui, loaded, &selected)?;
