@@ -83,8 +83,8 @@ pub(crate) fn reference(text: &str) -> Result<(), String> {
 }
 
 fn repository(name: &str) -> Result<(), String> {
-    if name.contains("://") {
-        return Err("it is not a URL: leave out what stands before `://`".to_owned());
+    if let Some((scheme, _)) = name.split_once("://") {
+        return Err(format!("a URL is none: leave out `{scheme}://`"));
     }
     let (host, path) = match name.split_once('/') {
         Some((host, path)) if host.contains(['.', ':', '[']) || host == "localhost" => {
@@ -151,6 +151,8 @@ mod tests {
         {
             assert!(reference(bad).is_err(), "{bad}");
         }
+        let url = reference("https://ghcr.io/o/r").unwrap_err();
+        assert_eq!(url, "a URL is none: leave out `https://`");
     }
 
     #[test]
