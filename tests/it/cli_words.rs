@@ -22,6 +22,8 @@ fn misuse_is_64() {
     env.msb("exec web").expect(64);
     env.write("Sandboxfile", "[sandbox.web]\nimage = \"./image\"\n");
     env.msb("up -d --driver nonsense").expect(64);
+    let ran = env.msb("logs --since yesterday").expect(64);
+    assert!(ran.stderr.contains("`yesterday` is neither a time nor a duration"), "{}", ran.stderr);
 }
 
 #[test]

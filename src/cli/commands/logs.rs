@@ -58,8 +58,10 @@ fn since(text: &str) -> Result<SystemTime, CliError> {
     if let Ok(ago) = text.parse::<Millis>() {
         return Ok(SystemTime::now().checked_sub(ago.duration()).unwrap_or(UNIX_EPOCH));
     }
-    let time: jiff::Timestamp = text.parse().map_err(|error: jiff::Error| {
-        CliError::new(Exit::Usage, error).hint("write a time as 2026-01-31T12:00:00Z, or as `10m`")
+    let time: jiff::Timestamp = text.parse().map_err(|_: jiff::Error| {
+        let message = format!("`{text}` is neither a time nor a duration");
+        CliError::message(Exit::Usage, message)
+            .hint("write a time as 2026-01-31T12:00:00Z, or as `10m`")
     })?;
     let ms = u64::try_from(time.as_millisecond()).unwrap_or(0);
     Ok(UNIX_EPOCH + Duration::from_millis(ms))
