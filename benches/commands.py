@@ -144,12 +144,11 @@ class Compose:
 
     @contextlib.contextmanager
     def engine(self):
-        subprocess.run(["podman", "load", "-q"], check=True, stdout=subprocess.DEVNULL,
-                       input=subprocess.run(["tar", "-C", IMAGE, "-c", "."], check=True,
-                                            stdout=subprocess.PIPE).stdout)
-        loaded = subprocess.run(["podman", "images", "-q"], check=True, stdout=subprocess.PIPE)
-        subprocess.run(["podman", "tag", loaded.stdout.split()[0].decode(),
-                        "localhost/msb-bench:latest"], check=True)
+        archive = subprocess.run(["tar", "-C", IMAGE, "-c", "."], check=True, stdout=subprocess.PIPE)
+        loaded = subprocess.run(["podman", "load", "-q"], check=True, stdout=subprocess.PIPE,
+                                input=archive.stdout)
+        name = loaded.stdout.split()[-1].decode()
+        subprocess.run(["podman", "tag", name, "localhost/msb-bench:latest"], check=True)
         service = subprocess.Popen(
             ["podman", "--runtime", "runc", "system", "service", "-t", "0", self.env["DOCKER_HOST"]],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
