@@ -88,9 +88,9 @@ class Msb:
         ).stdout.decode()
 
     def syscalls(self, *words, trace):
-        """How often each system call of `trace` was made, children included."""
+        """How often each system call of `trace` was made by the command; supervisors outlive it."""
         log = self.directory / "strace.log"
-        prefix = ["strace", "-f", "-qq", "-e", f"trace={trace}", "-o", str(log)]
+        prefix = ["strace", "-f", "-b", "execve", "-qq", "-e", f"trace={trace}", "-o", str(log)]
         self.time(*words, prefix=prefix)
         calls = re.findall(r"^\d+ +(?:<\.\.\. )?(\w+)\(", log.read_text(), re.M)
         return {name: calls.count(name) for name in sorted(set(calls))}
