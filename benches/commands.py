@@ -224,7 +224,8 @@ def small(table, directory):
 
 def delegated(table, number, figure, bench):
     """Rows that a bench target measures and prints itself."""
-    done = subprocess.run(["cargo", "bench", "--locked", "--features", "test-support", "--bench", bench],
+    done = subprocess.run(["cargo", "bench", "--locked", "--features", "test-support",
+                           "--target-dir", "target/local-driver", "--bench", bench],
                           cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for line in done.stdout.decode().splitlines():
         print(f"    {line}")

@@ -143,7 +143,7 @@ mod tests {
     fn references() {
         let digest = format!("a@sha256:{}", "0".repeat(64));
         for good in
-            ["postgres:16", "localhost:5000/a/b_c:v1", "ghcr.io/o/r", "[::1]:5000/a", &digest]
+            ["postgres:16", "localhost:5000/a/b_c:v1", "registry.example/o/r", "[::1]:5000/a", &digest]
         {
             assert_eq!(reference(good), Ok(()), "{good}");
         }
@@ -151,7 +151,7 @@ mod tests {
         {
             assert!(reference(bad).is_err(), "{bad}");
         }
-        let url = reference("https://ghcr.io/o/r").unwrap_err();
+        let url = reference("https://registry.example/o/r").unwrap_err();
         assert_eq!(url, "a URL is none: leave out `https://`");
     }
 
