@@ -142,9 +142,13 @@ mod tests {
     #[test]
     fn references() {
         let digest = format!("a@sha256:{}", "0".repeat(64));
-        for good in
-            ["postgres:16", "localhost:5000/a/b_c:v1", "registry.example/o/r", "[::1]:5000/a", &digest]
-        {
+        for good in [
+            "postgres:16",
+            "localhost:5000/a/b_c:v1",
+            "registry.example/o/r",
+            "[::1]:5000/a",
+            &digest,
+        ] {
             assert_eq!(reference(good), Ok(()), "{good}");
         }
         for bad in ["", "Postgres", "a:", "a:.x", "a b", "a@sha256:12", "x:y/a", "a//b", "/a", "é"]
