@@ -40,7 +40,7 @@ impl Fake {
             .zip(names)
             .map(|(text, name)| Source {
                 path: name.to_owned(),
-                dir: "/work/shop".to_owned(),
+                dir: "/srv/shop".to_owned(),
                 text: (*text).into(),
             })
             .collect();
@@ -148,7 +148,7 @@ fn an_override_is_laid_over_the_file() {
           "volumes": {
             "/data": {
               "bind": {
-                "path": "/work/shop/data",
+                "path": "/srv/shop/data",
                 "create": false
               },
               "readonly": true
@@ -191,7 +191,7 @@ fn an_override_is_laid_over_the_file() {
 fn includes_have_their_own_names_paths_and_defaults() {
     let fake = Fake::default()
         .file(
-            "/work/shop/infra/Sandboxfile",
+            "/srv/shop/infra/Sandboxfile",
             r#"
             name = "ignored"
             env_file = "vars.env"
@@ -210,8 +210,8 @@ fn includes_have_their_own_names_paths_and_defaults() {
             as = "deep"
             "#,
         )
-        .file("/work/shop/infra/vars.env", "V=infra\n")
-        .file("/work/shop/infra/deep/Sandboxfile", "[sandbox.x]\nimage = \"$V\"\n");
+        .file("/srv/shop/infra/vars.env", "V=infra\n")
+        .file("/srv/shop/infra/deep/Sandboxfile", "[sandbox.x]\nimage = \"$V\"\n");
     let project = fake.project(&[r#"
         name = "shop"
         [sandbox.api]
@@ -225,7 +225,7 @@ fn includes_have_their_own_names_paths_and_defaults() {
     let names: Vec<_> = project.sandboxes.keys().map(Name::as_str).collect();
     assert_eq!(names, ["api", "infra/db", "infra/deep/x", "infra/init"]);
     let db = sandbox(&project, "infra/db");
-    assert_eq!(db.image.source.to_string(), "/work/shop/infra/image");
+    assert_eq!(db.image.source.to_string(), "/srv/shop/infra/image");
     assert_eq!(db.memory.mib(), 2048);
     assert_eq!(db.env["V"], "infra");
     assert_eq!(db.depends_on.keys().next().map(Name::as_str), Some("infra/init"));
@@ -236,8 +236,8 @@ fn includes_have_their_own_names_paths_and_defaults() {
 #[test]
 fn variables_come_from_the_process_then_from_later_files() {
     let fake = Fake::default()
-        .file("/work/shop/.env", "A=file\nB=file\nC=file\n")
-        .file("/work/shop/local.env", "B=local\n")
+        .file("/srv/shop/.env", "A=file\nB=file\nC=file\n")
+        .file("/srv/shop/local.env", "B=local\n")
         .env("C", "process");
     let text = r#"
         env_file = [".env", { path = "${MISSING:-local.env}" }, { path = "no", required = false }]
@@ -252,14 +252,14 @@ fn variables_come_from_the_process_then_from_later_files() {
     let env: Vec<_> = a.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(env, ["A=file", "B=local", "C=process", "D=", "E=$A", "L=$A"]);
     assert_eq!(a.cpus, 3);
-    assert_eq!(parsed.inputs, ["/work/shop/.env", "/work/shop/local.env", "/work/shop/no"]);
+    assert_eq!(parsed.inputs, ["/srv/shop/.env", "/srv/shop/local.env", "/srv/shop/no"]);
     let looked_up: Vec<_> = parsed.variables.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(looked_up, ["A", "B", "C", "CPUS", "MISSING", "NO"]);
 }
 
 #[test]
 fn env_files_of_sandboxes_lie_under_env_and_have_origins() {
-    let fake = Fake::default().file("/work/shop/db.env", "A=1\n\n  B=2\n");
+    let fake = Fake::default().file("/srv/shop/db.env", "A=1\n\n  B=2\n");
     let text = "[sandbox.db]\nimage = \"i\"\nenv_file = \"db.env\"\nenv = { B = \"own\" }\n";
     let parsed = fake.load(&[text]);
     let project = parsed.project.unwrap();
@@ -304,8 +304,8 @@ fn values_of_variables_stay_out_of_messages() {
 #[test]
 fn include_cycles_and_missing_files_end() {
     let fake = Fake::default()
-        .file("/work/shop/b", "[[include]]\npath = \"Sandboxfile\"\n")
-        .file("/work/shop/c", "<error>");
+        .file("/srv/shop/b", "[[include]]\npath = \"Sandboxfile\"\n")
+        .file("/srv/shop/c", "<error>");
     let messages = fake.messages(&[
         "[[include]]\npath = \"b\"\n[[include]]\npath = \"no\"\n[[include]]\npath = \"c\"\n",
     ]);
