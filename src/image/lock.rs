@@ -4,7 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::error::Reason;
 
@@ -16,40 +17,50 @@ pub(super) struct FileLock {
     _file: File,
 }
 
-/// Between two looks at a lock that another process holds for seconds or minutes.
-const POLL: Duration = Duration::from_millis(20);
-
 impl FileLock {
     /// Waits for the lock; `on_wait` is called once if it is not free at once.
+    ///
+    /// The wait is a blocking one in a thread of its own, which the runtime does not wait for. When
+    /// the future is dropped, the thread stays until the lock is free and lets go of it at once.
     pub(super) async fn acquire(path: PathBuf, on_wait: impl FnOnce()) -> Result<Self, Reason> {
-        let mut on_wait = Some(on_wait);
-        loop {
-            if let Some(lock) = Self::try_acquire(&path)? {
-                return Ok(lock);
-            }
-            if let Some(on_wait) = on_wait.take() {
-                on_wait();
-            }
-            // Not a blocking lock in a thread: that thread could not be cancelled.
-            tokio::time::sleep(POLL).await;
+        if let Some(lock) = Self::try_acquire(&path)? {
+            return Ok(lock);
+        }
+        on_wait();
+        let fail = {
+            let path = path.clone();
+            move |source| Reason::File { what: "cannot be locked", path, source }
+        };
+        let (done, waited) = oneshot::channel();
+        let wait = move || drop(done.send(Self::attempt(&path, true)));
+        let thread = std::thread::Builder::new().name("image-lock".to_owned());
+        if let Err(source) = thread.spawn(wait) {
+            return Err(fail(source));
+        }
+        match waited.await {
+            Ok(Ok(Some(lock))) => Ok(lock),
+            Ok(Ok(None)) | Err(_) => Err(fail(io::ErrorKind::WouldBlock.into())),
+            Ok(Err(source)) => Err(fail(source)),
         }
     }
 
     /// The lock, unless another holds it.
     pub(super) fn try_acquire(path: &Path) -> Result<Option<Self>, Reason> {
-        Self::attempt(path).map_err(|source| Reason::File {
+        Self::attempt(path, false).map_err(|source| Reason::File {
             what: "cannot be locked",
             path: path.to_owned(),
             source,
         })
     }
 
-    fn attempt(path: &Path) -> io::Result<Option<Self>> {
+    /// The lock; `None` if another holds it and this is not to wait.
+    fn attempt(path: &Path, wait: bool) -> io::Result<Option<Self>> {
         loop {
             let file =
                 File::options().create(true).write(true).truncate(false).mode(0o600).open(path)?;
             match file.try_lock() {
                 Ok(()) => {}
+                Err(TryLockError::WouldBlock) if wait => file.lock()?,
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
@@ -90,6 +101,25 @@ mod tests {
         fs::write(&path, "").unwrap();
         drop(FileLock::try_acquire(&path).unwrap().unwrap());
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_waiter_gets_it_and_one_that_gave_up_keeps_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.lock");
+        let held = FileLock::try_acquire(&path).unwrap().unwrap();
+        let (told, waits) = oneshot::channel();
+        let waiter =
+            tokio::spawn(FileLock::acquire(path.clone(), || told.send(()).unwrap_or_default()));
+        waits.await.unwrap();
+        let (told, waits) = oneshot::channel();
+        let given_up =
+            tokio::spawn(FileLock::acquire(path.clone(), || told.send(()).unwrap_or_default()));
+        waits.await.unwrap();
+        given_up.abort();
+        drop(held);
+        drop(waiter.await.unwrap().unwrap());
+        drop(FileLock::acquire(path, || {}).await.unwrap());
     }
 
     #[test]
