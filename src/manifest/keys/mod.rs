@@ -150,46 +150,24 @@ impl Ty {
 
     /// The table that this is, or may be.
     pub(crate) fn as_table(&self) -> Option<&'static TableDef> {
-        match self {
-            Ty::Table(def) => Some(def),
-            Ty::Any(types) => types.iter().find_map(Ty::as_table),
-            Ty::Text(_)
-            | Ty::Word(_)
-            | Ty::Int(..)
-            | Ty::Bool
-            | Ty::True
-            | Ty::List(..)
-            | Ty::Map(..) => None,
-        }
+        self.find(|ty| if let Ty::Table(def) = ty { Some(*def) } else { None })
     }
 
     /// The type of the values, if this is a table with free keys.
     pub(crate) fn as_map(&self) -> Option<&'static Ty> {
-        match self {
-            Ty::Map(_, value) => Some(value),
-            Ty::Any(types) => types.iter().find_map(Ty::as_map),
-            Ty::Text(_)
-            | Ty::Word(_)
-            | Ty::Int(..)
-            | Ty::Bool
-            | Ty::True
-            | Ty::List(..)
-            | Ty::Table(_) => None,
-        }
+        self.find(|ty| if let Ty::Map(_, value) = ty { Some(*value) } else { None })
     }
 
     /// The type of the items, if this is a list.
     pub(crate) fn as_list(&self) -> Option<&'static Ty> {
+        self.find(|ty| if let Ty::List(item, _) = ty { Some(*item) } else { None })
+    }
+
+    /// What `take` gives for this type, or for the first of its alternatives.
+    fn find<T>(&self, take: impl Fn(&Ty) -> Option<T> + Copy) -> Option<T> {
         match self {
-            Ty::List(item, _) => Some(item),
-            Ty::Any(types) => types.iter().find_map(Ty::as_list),
-            Ty::Text(_)
-            | Ty::Word(_)
-            | Ty::Int(..)
-            | Ty::Bool
-            | Ty::True
-            | Ty::Map(..)
-            | Ty::Table(_) => None,
+            Ty::Any(types) => types.iter().find_map(|ty| ty.find(take)),
+            other => take(other),
         }
     }
 }
