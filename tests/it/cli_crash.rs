@@ -2,20 +2,9 @@
 
 use msb::supervisor;
 
-use crate::environment::{Environment, hold_lease, supervisor_process, vm_process, wait_for_end};
-
-const PAIR: &str = r#"
-name = "pair"
-
-[defaults]
-image = "./image"
-cmd = ["sleep", "100000"]
-
-[sandbox.a]
-
-[sandbox.b]
-depends_on = ["a"]
-"#;
+use crate::environment::{
+    Environment, PAIR, hold_lease, supervisor_process, vm_process, wait_for_end,
+};
 
 fn pair() -> Environment {
     let env = Environment::new();

@@ -4,20 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::process::Command;
 
-use crate::environment::{Environment, Ran};
-
-const PAIR: &str = r#"
-name = "pair"
-
-[defaults]
-image = "./image"
-cmd = ["sleep", "100000"]
-
-[sandbox.a]
-
-[sandbox.b]
-depends_on = ["a"]
-"#;
+use crate::environment::{Environment, PAIR, Ran};
 
 fn running() -> Environment {
     let env = Environment::new();

@@ -14,6 +14,21 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sha2::{Digest, Sha256};
 
+/// Two sandboxes that run until they are stopped, one after the other.
+#[allow(dead_code, reason = "not every test binary has use for it")]
+pub(crate) const PAIR: &str = r#"
+name = "pair"
+
+[defaults]
+image = "./image"
+cmd = ["sleep", "100000"]
+
+[sandbox.a]
+
+[sandbox.b]
+depends_on = ["a"]
+"#;
+
 /// A state directory and a project directory of their own. Dropping it ends every supervisor that
 /// was started in it.
 pub(crate) struct Environment {
