@@ -10,6 +10,6 @@ fn reference_is_current() {
     let committed = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
         committed == msb::cli::reference(),
-        "docs/cli.md is out of date: run `UPDATE_EXPECT=1 cargo test --all-features cli_docs`"
+        "docs/cli.md is out of date: run `UPDATE_EXPECT=1 cargo test --features test-support cli_docs`"
     );
 }
