@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use msb::home::Home;
 use msb::image::erofs::{Attr, Builder};
 use msb::rootfs;
-use msb::runtime::{Disk, Driver, DriverChoice, VmConfig, VmLinks, driver, setup};
+use msb::runtime::{Disk, Driver, DriverChoice, VmConfig, driver, setup};
 use msb::spec::ByteSize;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
     home.create()?;
     setup::install(&home, &mut |_| {})?;
     let dir = tempfile::tempdir()?;
-    let qemu = driver(DriverChoice::Qemu, &home).map_err(|error| error.help)?;
+    let qemu = driver(DriverChoice::Qemu, &home).map_err(|error| error.help)?.driver;
     let vm = config(&home, dir.path())?;
     let bare_disk = bare_disk(dir.path())?;
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
@@ -124,7 +124,7 @@ fn bare_disk(dir: &Path) -> Result<PathBuf> {
 
 /// Until the first byte of the agent's preamble.
 fn boot_ours(qemu: &dyn Driver, vm: &VmConfig) -> Result<Duration> {
-    let (links, host) = VmLinks::pair()?;
+    let (links, host) = qemu.links()?;
     let begin = Instant::now();
     let _vm = qemu.spawn(qemu.command(vm), links)?;
     host.agent.set_nonblocking(false)?;
@@ -152,7 +152,7 @@ fn boot_bare(qemu: &dyn Driver, vm: &VmConfig, disk: &Path) -> Result<Duration> 
         .arg("-cpu")
         .arg(after("-cpu")?)
         .arg("-kernel")
-        .arg(&vm.kernel)
+        .arg(&vm.kernel.image)
         .arg("-append")
         .arg(after("-append")?)
         .stdin(Stdio::null())

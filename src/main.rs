@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
+use msb::runtime::krun;
+
 fn main() -> ExitCode {
-    // Before anything of the command line is set up: a supervisor is small.
-    if std::env::args_os().nth(1).is_some_and(|word| word == "__supervise") {
-        return msb::supervisor::supervise();
+    // Before anything of the command line is set up: supervisors and VMs are small.
+    match std::env::args_os().nth(1) {
+        Some(word) if word == "__supervise" => msb::supervisor::supervise(),
+        Some(word) if word == krun::WORD => krun::run(),
+        _ => msb::cli::main(),
     }
-    msb::cli::main()
 }

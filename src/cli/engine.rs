@@ -223,7 +223,7 @@ pub(crate) fn run_with(
         return Ok(None);
     }
     // What is missing for running anything is said before anything is touched.
-    let machine = needed_machine(request, &look.home, &look.plan, !always.is_empty())?;
+    let machine = needed_machine(ui, request, &look.home, &look.plan, !always.is_empty())?;
     let store = Store::open(&look.home)?;
     let runtime = interrupt::runtime()?;
     let watch = on_interrupt.watch(&runtime);
@@ -247,6 +247,7 @@ fn always_pulled<'a>(request: &Request<'a>) -> Vec<&'a Image> {
 }
 
 fn needed_machine(
+    ui: &Ui,
     request: &Request<'_>,
     home: &Home,
     plan: &Plan,
@@ -256,7 +257,7 @@ fn needed_machine(
         matches!(step.action, Action::StartSandbox { .. } | Action::CreateSandbox { .. })
     };
     let needed = may_change || plan.steps.iter().any(starts);
-    needed.then(|| machine::machine(home, request.driver)).transpose()
+    needed.then(|| machine::machine(ui, home, request.driver)).transpose()
 }
 
 async fn change(

@@ -1,13 +1,12 @@
 //! What boots guests here, or how to get it.
 
-use std::path::PathBuf;
-
 use crate::home::Home;
 use crate::reconcile::BootParts;
 use crate::rootfs;
-use crate::runtime::{self, DriverChoice, setup};
+use crate::runtime::{self, Chosen, DriverChoice, Kernel, setup};
 
 use super::error::{CliError, Exit};
+use super::ui::Ui;
 
 /// The driver that the user wants, checked.
 pub(crate) fn choice(driver: Option<&str>) -> Result<DriverChoice, CliError> {
@@ -20,12 +19,15 @@ pub(crate) fn choice(driver: Option<&str>) -> Result<DriverChoice, CliError> {
 }
 
 /// The driver, the kernel and the boot disk; what is missing is an error that says how to get it.
-pub(crate) fn machine(home: &Home, driver: Option<&str>) -> Result<BootParts, CliError> {
+pub(crate) fn machine(ui: &Ui, home: &Home, driver: Option<&str>) -> Result<BootParts, CliError> {
     let choice = choice(driver)?;
     home.create()?;
-    let driver = runtime::driver(choice, home)?;
+    let Chosen { driver, fallback } = runtime::driver(choice, home)?;
+    if let Some(reason) = fallback {
+        ui.say(&format!("using the {} driver: {reason}\n", driver.name()));
+    }
     if is_local(choice) {
-        return Ok(BootParts { driver: driver.name(), kernel: PathBuf::new(), boot_disk: None });
+        return Ok(BootParts { driver: driver.name(), kernel: Kernel::default(), boot_disk: None });
     }
     let kernel = setup::kernel(home)?;
     let boot_disk = rootfs::boot_disk(home)?;

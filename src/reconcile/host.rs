@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::home::Home;
 use crate::image::{ImageCache, RegistryAccess};
 use crate::plan::{Action, ObservedState, Step, StepId};
+use crate::runtime::Kernel;
 use crate::spec::{Name, Project, ResourceId};
 use crate::store::{Durability, JournalState, SandboxRow, Store, StoreError, Writer};
 use crate::supervisor;
@@ -34,8 +35,8 @@ mod steps;
 pub struct BootParts {
     /// The driver's name.
     pub driver: &'static str,
-    /// The guest kernel; empty where the driver needs none.
-    pub kernel: PathBuf,
+    /// The guest kernel; without paths where the driver needs none.
+    pub kernel: Kernel,
     /// The disk that the agent boots from; none where the driver needs none.
     pub boot_disk: Option<PathBuf>,
 }

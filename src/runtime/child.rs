@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,13 +11,15 @@ use std::sync::mpsc;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::runtime::jail::{self, OUTCOME_LEN, Plan};
+use crate::runtime::report::Report;
 use crate::runtime::{JailReport, Passed, Vm, VmCommand, VmExit, VmLinks, WaitFuture};
 
 /// Descriptors of the child are below this number, what it needs until exec is above.
@@ -41,6 +43,8 @@ struct Prepared {
     /// What becomes descriptor 0, 1, 2 and so on.
     fds: Vec<(OwnedFd, i32)>,
     plan: Plan,
+    /// Where the program reports on its own set-up.
+    report: Option<OwnedFd>,
 }
 
 /// Strings and the terminated array of pointers to them that exec wants.
@@ -100,6 +104,7 @@ fn prepare(command: &VmCommand, links: &VmLinks, confined: bool) -> io::Result<P
         (out_of_the_way(&links.console)?, 1),
         (out_of_the_way(&links.console)?, 2),
     ];
+    let mut report = None;
     for passed in &command.fds {
         let fd = match &passed.what {
             Passed::Agent => out_of_the_way(&links.agent)?,
@@ -110,17 +115,24 @@ fn prepare(command: &VmCommand, links: &VmLinks, confined: bool) -> io::Result<P
                     .map_err(|error| named(&disk.path, error.into()))?;
                 out_of_the_way(&file)?
             }
+            Passed::Config(text) => {
+                let mut file = File::from(memfd_create(c"config", MemfdFlags::CLOEXEC)?);
+                file.write_all(text.as_bytes())?;
+                file.rewind()?;
+                out_of_the_way(&file)?
+            }
+            Passed::Report => {
+                let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+                report = Some(ours);
+                out_of_the_way(&theirs)?
+            }
         };
         if passed.number <= 2 || passed.number >= FLOOR {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "descriptor number"));
         }
         fds.push((fd, passed.number));
     }
-    let plan = if confined {
-        Plan::confined(&command.program, &command.reads, &command.devices)?
-    } else {
-        Plan::open(false)?
-    };
+    let plan = if confined { Plan::confined(command)? } else { Plan::open(false)? };
     let argv = [command.program.as_os_str()]
         .into_iter()
         .chain(command.args.iter().map(OsString::as_os_str));
@@ -140,11 +152,12 @@ fn prepare(command: &VmCommand, links: &VmLinks, confined: bool) -> io::Result<P
         envp: Pointers::new(env.iter().map(OsString::as_os_str))?,
         fds,
         plan,
+        report,
     })
 }
 
 fn start(prepared: &mut Prepared) -> io::Result<Child> {
-    let (report, low) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (report, low) = pipe_with(PipeFlags::CLOEXEC)?;
     let report_in = out_of_the_way(&low)?;
     drop(low);
     let (pid, pidfd) = fork(prepared, &report_in)?;
@@ -162,6 +175,12 @@ fn start(prepared: &mut Prepared) -> io::Result<Child> {
     }
     child.jail = jail::report(outcome);
     child.start_time = start_time(pid)?;
+    // Its own end must be the only one, or the end of the report never comes.
+    prepared.fds.clear();
+    if let Some(report) = prepared.report.take() {
+        let report = Report::receive(File::from(report))?;
+        report.error.map_or(Ok(()), |error| Err(io::Error::other(error)))?;
+    }
     Ok(child)
 }
 

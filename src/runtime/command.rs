@@ -3,13 +3,15 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// Everything about a VM that its driver needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmConfig {
     /// Names this run of the sandbox; shown as the name of the process.
     pub run_id: String,
-    /// The kernel, an ELF file with a PVH entry ([`crate::runtime::setup`] makes it).
-    pub kernel: PathBuf,
+    /// The kernel.
+    pub kernel: Kernel,
     /// Virtual processors, at least 1.
     pub vcpus: u32,
     /// Guest memory.
@@ -18,8 +20,17 @@ pub struct VmConfig {
     pub disks: Vec<Disk>,
 }
 
+/// The guest kernel, in the two forms that VMMs take; [`crate::runtime::setup`] provides both.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// An ELF file with a PVH entry, for QEMU.
+    pub image: PathBuf,
+    /// The library that holds it, for libkrun.
+    pub library: PathBuf,
+}
+
 /// A raw disk image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// The virtio serial by which the guest finds it; at most 20 bytes of `[a-z0-9-]`.
     pub serial: String,
@@ -40,8 +51,11 @@ pub struct VmCommand {
     pub env: Vec<(OsString, OsString)>,
     /// The descriptors it inherits beside 0, 1 and 2.
     pub fds: Vec<PassedFd>,
-    /// Files that it opens by path; all that it can see beside the system's programs.
+    /// Files that it opens by path for reading; with the next two, all that it can see beside the
+    /// system's programs.
     pub reads: Vec<PathBuf>,
+    /// Files that it opens by path for writing.
+    pub writes: Vec<PathBuf>,
     /// Devices that it opens by path.
     pub devices: Vec<PathBuf>,
 }
@@ -64,4 +78,8 @@ pub enum Passed {
     Console,
     /// A disk, opened when the VM is started.
     Disk(Disk),
+    /// A file in memory with this text.
+    Config(String),
+    /// Where it reports on its set-up, as [`super::report`] says, before its guest runs.
+    Report,
 }

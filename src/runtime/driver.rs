@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::str::FromStr;
 
 use crate::home::Home;
-use crate::runtime::{Qemu, VmCommand, VmConfig, VmLinks};
+use crate::runtime::links::Console;
+use crate::runtime::{HostLinks, Krun, Qemu, VmCommand, VmConfig, VmLinks};
 
 /// A way to run one microVM. Every driver ends as one child process.
 pub trait Driver: Send + Sync + fmt::Debug {
@@ -17,6 +18,10 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn probe(&self) -> Result<Capabilities, Unavailable>;
     /// The command that starts `vm`. Pure.
     fn command(&self, vm: &VmConfig) -> VmCommand;
+    /// The links of a VM, in the form that this driver takes.
+    fn links(&self) -> io::Result<(VmLinks, HostLinks)> {
+        VmLinks::pair(Console::Socket)
+    }
     /// Starts `command`, connected to `links`. The VM dies with this process.
     ///
     /// Blocks for some milliseconds. Errors name the file that could not be opened or executed.
@@ -108,7 +113,7 @@ pub enum DriverChoice {
 
 /// A driver name that is not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown driver `{0}`; use `auto` or `qemu`")]
+#[error("unknown driver `{0}`; use `auto`, `krun` or `qemu`")]
 pub struct InvalidDriver(pub String);
 
 impl FromStr for DriverChoice {
@@ -126,16 +131,27 @@ impl FromStr for DriverChoice {
     }
 }
 
-/// The driver that `choice` means on this machine. What was found out about the machine is kept
-/// under `home` until it is rebooted.
-pub fn driver(choice: DriverChoice, home: &Home) -> Result<Box<dyn Driver>, Unavailable> {
-    match choice {
-        DriverChoice::Auto | DriverChoice::Qemu => Ok(Box::new(Qemu::find(home)?)),
-        DriverChoice::Krun => Err(Unavailable {
-            reason: "the krun driver is not supported by this version yet".to_owned(),
-            help: "use the qemu driver: `--driver qemu`".to_owned(),
-        }),
+/// The driver that is used, and what that gives up.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The driver.
+    pub driver: Box<dyn Driver>,
+    /// Why it is not the one that would be better.
+    pub fallback: Option<String>,
+}
+
+/// The driver that `choice` means on this machine: with `auto` krun, and qemu where krun cannot be
+/// used. What was found out about the machine is kept under `home` until it is rebooted.
+pub fn driver(choice: DriverChoice, home: &Home) -> Result<Chosen, Unavailable> {
+    let (driver, fallback): (Box<dyn Driver>, _) = match choice {
+        DriverChoice::Auto => match Krun::find(home) {
+            Ok(krun) => (Box::new(krun), None),
+            Err(why) => (Box::new(Qemu::find(home)?), Some(why.reason)),
+        },
+        DriverChoice::Qemu => (Box::new(Qemu::find(home)?), None),
+        DriverChoice::Krun => (Box::new(Krun::find(home)?), None),
         #[cfg(feature = "test-support")]
-        DriverChoice::Local => Ok(Box::new(crate::runtime::local::Local::install(home)?)),
-    }
+        DriverChoice::Local => (Box::new(crate::runtime::local::Local::install(home)?), None),
+    };
+    Ok(Chosen { driver, fallback })
 }

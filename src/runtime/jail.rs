@@ -23,7 +23,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
-use crate::runtime::{JailReport, LayerReport};
+use crate::runtime::{JailReport, LayerReport, VmCommand};
 
 /// Where programs, their libraries and their data are. What does not exist is left out.
 const SYSTEM: [&str; 8] =
@@ -82,7 +82,7 @@ pub(super) struct Plan {
 struct Bind {
     source: CString,
     target: CString,
-    device: bool,
+    attributes: u64,
 }
 
 #[derive(Debug)]
@@ -100,21 +100,22 @@ const NOT_TRIED: i32 = -1;
 pub(super) const OUTCOME_LEN: usize = LAYERS.len() * 4;
 
 impl Plan {
-    /// A jail in which `program` can run, open `reads` and `devices`, and nothing else.
-    pub(super) fn confined(
-        program: &Path,
-        reads: &[PathBuf],
-        devices: &[PathBuf],
-    ) -> io::Result<Self> {
+    /// A jail in which the program of `command` can run, open what the command says, and nothing
+    /// else.
+    pub(super) fn confined(command: &VmCommand) -> io::Result<Self> {
         let mut plan = Self::open(true)?;
         let covered = |path: &Path| SYSTEM.iter().any(|dir| path.starts_with(dir));
         let system = SYSTEM.iter().map(Path::new).filter(|path| path.exists());
-        let own = Some(program).into_iter().chain(reads.iter().map(PathBuf::as_path));
+        let own = [&command.program].into_iter().chain(&command.reads).map(PathBuf::as_path);
         for path in system.chain(own.filter(|path| !covered(path))) {
-            plan.bind(path, false)?;
+            plan.bind(path, NODEV | RDONLY)?;
         }
-        for path in DEVICES.iter().map(Path::new).chain(devices.iter().map(PathBuf::as_path)) {
-            plan.bind(path, true)?;
+        for path in &command.writes {
+            plan.bind(path, NODEV)?;
+        }
+        let devices = command.devices.iter().map(PathBuf::as_path);
+        for path in DEVICES.iter().map(Path::new).chain(devices) {
+            plan.bind(path, 0)?;
         }
         Ok(plan)
     }
@@ -138,7 +139,7 @@ impl Plan {
         })
     }
 
-    fn bind(&mut self, path: &Path, device: bool) -> io::Result<()> {
+    fn bind(&mut self, path: &Path, attributes: u64) -> io::Result<()> {
         let target = path.strip_prefix("/").map_err(|_| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{}: not absolute", path.display()))
         })?;
@@ -159,7 +160,7 @@ impl Plan {
         } else {
             Node::File(name.clone())
         });
-        self.binds.push(Bind { source: bytes(path.as_os_str())?, target: name, device });
+        self.binds.push(Bind { source: bytes(path.as_os_str())?, target: name, attributes });
         Ok(())
     }
 
@@ -244,8 +245,7 @@ impl Plan {
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
                 | OpenTreeFlags::AT_RECURSIVE;
             let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.source, flags)?;
-            let device = if bind.device { 0 } else { NODEV | RDONLY };
-            restrict(tree.as_fd(), NOSUID | device, true)?;
+            restrict(tree.as_fd(), NOSUID | bind.attributes, true)?;
             attach(tree.as_fd(), root, &bind.target)?;
         }
         Ok(())

@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use tokio::io::AsyncReadExt;
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The VM's ends; [`crate::runtime::Driver::spawn`] consumes them.
 #[derive(Debug)]
@@ -23,38 +25,67 @@ pub struct HostLinks {
     /// The agent port: the agent protocol from its preamble on. Not blocking.
     pub agent: UnixStream,
     /// The boot console, for [`record_console`]. Not blocking. It ends when the VM has ended.
-    pub console: UnixStream,
+    pub console: OwnedFd,
+}
+
+/// What the VM's end of the console must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Console {
+    Socket,
+    Terminal,
 }
 
 impl VmLinks {
     /// Two connected pairs.
-    pub fn pair() -> io::Result<(VmLinks, HostLinks)> {
+    pub(super) fn pair(console: Console) -> io::Result<(VmLinks, HostLinks)> {
         let (agent, vm_agent) = UnixStream::pair()?;
-        let (console, vm_console) = UnixStream::pair()?;
         agent.set_nonblocking(true)?;
-        console.set_nonblocking(true)?;
-        Ok((
-            VmLinks { agent: vm_agent.into(), console: vm_console.into() },
-            HostLinks { agent, console },
-        ))
+        let (console, vm_console) = match console {
+            Console::Socket => {
+                let (ours, theirs) = UnixStream::pair()?;
+                (OwnedFd::from(ours), OwnedFd::from(theirs))
+            }
+            Console::Terminal => terminal()?,
+        };
+        rustix::io::ioctl_fionbio(&console, true)?;
+        Ok((VmLinks { agent: vm_agent.into(), console: vm_console }, HostLinks { agent, console }))
     }
+}
+
+/// A terminal that passes bytes on as they are: who reads it, and the terminal.
+fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags)?;
+    unlockpt(&ours)?;
+    let theirs = ioctl_tiocgptpeer(&ours, flags)?;
+    let mut settings = tcgetattr(&theirs)?;
+    settings.make_raw();
+    tcsetattr(&theirs, OptionalActions::Now, &settings)?;
+    Ok((ours, theirs))
 }
 
 const CHUNK: usize = 16 << 10;
 
 /// Writes what arrives on `console` to `path` until it ends. Past `max_bytes` the file is renamed
 /// to `path.1` and begun anew, so that at most twice as much is kept.
-pub async fn record_console(console: UnixStream, path: &Path, max_bytes: u64) -> io::Result<()> {
-    let mut console = tokio::net::UnixStream::from_std(console)?;
+pub async fn record_console(console: OwnedFd, path: &Path, max_bytes: u64) -> io::Result<()> {
+    // SAFETY: the descriptor is owned by the `AsyncFd` and closed after it is deregistered.
+    let console = unsafe { AsyncFd::register_with_interest(console, Interest::READABLE)? };
     let mut previous = PathBuf::from(path).into_os_string();
     previous.push(".1");
     let mut file = open(path)?;
     let mut written = 0;
     let mut buffer = vec![0; CHUNK];
     loop {
-        let length = match console.read(&mut buffer).await {
+        let read =
+            console.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut buffer)?));
+        let length = match read.await {
             Ok(0) => return Ok(()),
             Ok(length) => length,
+            // A terminal's way to say that nobody holds its other end.
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
             Err(error) => return Err(error),
         };

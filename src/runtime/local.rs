@@ -68,6 +68,7 @@ impl Driver for Local {
             env: Vec::new(),
             fds: vec![PassedFd { number: AGENT_FD, what: Passed::Agent }],
             reads: Vec::new(),
+            writes: Vec::new(),
             devices: Vec::new(),
         }
     }

@@ -15,21 +15,24 @@ mod child;
 mod command;
 mod driver;
 mod jail;
+pub mod krun;
 mod kvm;
 mod links;
 #[cfg(feature = "test-support")]
 mod local;
 mod machine;
 mod qemu;
+mod report;
 pub mod setup;
 
 pub use agent_binary::AGENT;
 pub use child::start_time;
-pub use command::{Disk, Passed, PassedFd, VmCommand, VmConfig};
+pub use command::{Disk, Kernel, Passed, PassedFd, VmCommand, VmConfig};
 pub use driver::{
-    Capabilities, Driver, DriverChoice, InvalidDriver, JailReport, LayerReport, Unavailable, Vm,
-    VmExit, WaitFuture, driver,
+    Capabilities, Chosen, Driver, DriverChoice, InvalidDriver, JailReport, LayerReport,
+    Unavailable, Vm, VmExit, WaitFuture, driver,
 };
+pub use krun::Krun;
 pub use links::{HostLinks, VmLinks, record_console};
 pub use machine::boot_id;
 pub use qemu::Qemu;

@@ -148,7 +148,7 @@ impl Driver for Qemu {
         }
         args.pair("-display", "none");
         args.word("-kernel");
-        args.0.push(vm.kernel.clone().into());
+        args.0.push(vm.kernel.image.clone().into());
         args.pair("-append", &self.kernel_words());
         let mut fds = vec![
             PassedFd { number: AGENT_FD, what: Passed::Agent },
@@ -191,7 +191,8 @@ impl Driver for Qemu {
             args: args.0,
             env: Vec::new(),
             fds,
-            reads: vec![vm.kernel.clone()],
+            reads: vec![vm.kernel.image.clone()],
+            writes: Vec::new(),
             devices,
         }
     }
@@ -224,7 +225,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::runtime::Disk;
+    use crate::runtime::{Disk, Kernel};
 
     fn rendered(accelerator: Accelerator) -> String {
         let qemu = Qemu { program: "/usr/bin/qemu".into(), accelerator };
@@ -235,7 +236,7 @@ mod tests {
         };
         let command = qemu.command(&VmConfig {
             run_id: "4f".to_owned(),
-            kernel: "/k/kernel.elf".into(),
+            kernel: Kernel { image: "/k/kernel.elf".into(), library: "/k/kernel.so".into() },
             vcpus: 2,
             memory_mib: 512,
             disks: vec![disk("boot", true), disk("upper", false)],

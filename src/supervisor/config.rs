@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::home::Home;
+use crate::runtime::Kernel;
 use crate::spec::{Name, SandboxSpec};
 
 /// Everything about the sandbox that its supervisor owns. It holds no secret value.
@@ -21,11 +22,11 @@ pub struct LaunchConfig {
     pub spec: SandboxSpec,
     /// What the image says.
     pub image: ImageDefaults,
-    /// The driver: `qemu`, or `local` in tests; see [`crate::runtime::DriverChoice`].
+    /// The driver: `krun`, `qemu`, or `local` in tests; see [`crate::runtime::DriverChoice`].
     pub driver: String,
     /// The kernel. The `local` driver needs none.
     #[serde(default)]
-    pub kernel: PathBuf,
+    pub kernel: Kernel,
     /// The disk that the guest's agent boots from.
     #[serde(default)]
     pub boot_disk: Option<PathBuf>,
@@ -46,7 +47,8 @@ pub struct LaunchConfig {
     pub local_agent: Option<PathBuf>,
 }
 
-/// Default of [`LaunchConfig::boot_timeout_ms`]: an emulated guest on a loaded machine.
+/// Default of [`LaunchConfig::boot_timeout_ms`]: for a loaded machine whose KVM is itself emulated.
+/// By KVM on a real processor a guest is up in a second, or never.
 pub const DEFAULT_BOOT_TIMEOUT_MS: u64 = 120_000;
 
 const fn default_boot_timeout_ms() -> u64 {

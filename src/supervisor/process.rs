@@ -27,7 +27,7 @@ use super::run::{Notice, Run, Sinks, Sources};
 use super::state::Input;
 use super::{LaunchConfig, SandboxPaths, identity, workload};
 use crate::home::Home;
-use crate::runtime::{self, Disk, DriverChoice, HostLinks, Vm, VmConfig, VmExit, VmLinks};
+use crate::runtime::{self, Disk, DriverChoice, HostLinks, Krun, Vm, VmConfig, VmExit};
 use crate::spec::{LogLevel, Status};
 use crate::store::{Durability, Event, RunIdentity, StatusChange, Store, StoreError, now_ms};
 
@@ -202,6 +202,7 @@ async fn attend_run(
         Arc::new(Subject { home, project: config.project.clone(), name: config.name.to_string() });
     let sinks = Sinks { link, notices: notices_in, health: health_in, changes };
     let log = LogWriter::new(&paths.logs());
+    let driver = config.driver.clone();
     let run = Run::new(config, identity, vm, log, sinks);
     let (watchers, status) = watch::channel(run.event());
     let recorder = tokio::task::spawn_local(record(subject, changed, watchers, || drop(hold)));
@@ -210,7 +211,9 @@ async fn attend_run(
     begun();
     let (mut last, sinks) = run.until_the_end(Sources { notices, asked, health, terminate }).await;
     let _ = tokio::time::timeout(LAST_WORDS, console).await;
-    quote_console(&mut last, &paths.console_log());
+    if last.status == Status::Crashed && !last.started {
+        explain(&mut last, &driver, &paths.console_log());
+    }
     tracing::info!(status = %last.status, exit_code = last.exit_code, error = last.error, "ended");
     let _ = sinks.changes.send(last);
     drop(sinks);
@@ -270,7 +273,8 @@ fn lock(paths: &SandboxPaths, config: &LaunchConfig) -> Result<Vec<File>, String
 
 fn driver(home: &Home, config: &LaunchConfig) -> Result<Box<dyn runtime::Driver>, String> {
     let choice: DriverChoice = config.driver.parse().map_err(|e| chain(&e))?;
-    runtime::driver(choice, home).map_err(|unavailable| unavailable.to_string())
+    let chosen = runtime::driver(choice, home);
+    chosen.map(|chosen| chosen.driver).map_err(|unavailable| unavailable.to_string())
 }
 
 fn begin_run(home: &Home, config: &LaunchConfig, run: &RunIdentity) -> Result<(), StoreError> {
@@ -326,7 +330,7 @@ fn start_vm(
         memory_mib: config.spec.memory.mib(),
         disks: disks.into_iter().flatten().collect(),
     };
-    let (theirs, ours) = VmLinks::pair().map_err(|e| e.to_string())?;
+    let (theirs, ours) = driver.links().map_err(|e| e.to_string())?;
     // On this thread, which lives as long as the process: the VM dies with the thread.
     let command = play_agent(driver.command(&vm), config);
     let vm = driver.spawn(command, theirs).map_err(|e| chain(&e))?;
@@ -361,13 +365,14 @@ async fn watch_vm(vm: Arc<dyn Vm>, link: JoinHandle<()>, notices: mpsc::Sender<N
     let _ = notices.send(Notice::Input(Input::VmEnded(exit))).await;
 }
 
-/// A guest that did not come up says why on its console.
-fn quote_console(last: &mut StatusEvent, path: &Path) {
-    if last.status != Status::Crashed || last.started {
-        return;
+/// A guest that did not come up says why on its console; if it does not, KVM is under suspicion.
+fn explain(last: &mut StatusEvent, driver: &str, console: &Path) {
+    let Some(error) = &mut last.error else { return };
+    if driver == Krun::NAME {
+        error.push_str("; `--driver qemu` runs guests without KVM");
     }
-    let lines = console_tail(path).unwrap_or_default();
-    if let (Some(error), false) = (&mut last.error, lines.is_empty()) {
+    let lines = console_tail(console).unwrap_or_default();
+    if !lines.is_empty() {
         error.push_str("; the console ends with:\n");
         error.push_str(&lines);
     }

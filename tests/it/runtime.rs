@@ -10,7 +10,7 @@ use std::process::Command;
 use msb::home::Home;
 use msb::rootfs::ext4;
 use msb::runtime::setup::{self, Installer, Pin, Progress, SetupError};
-use msb::runtime::{Disk, DriverChoice, VmConfig, VmExit, VmLinks, driver};
+use msb::runtime::{Disk, DriverChoice, Kernel, VmConfig, VmExit, driver};
 use sha2::{Digest, Sha256};
 
 fn run(program: &str, args: &[&str], path: &Path) -> (i32, String) {
@@ -243,7 +243,7 @@ fn setup_says_what_pip_said_and_how_to_get_pip() {
 fn config() -> VmConfig {
     VmConfig {
         run_id: "test".to_owned(),
-        kernel: PathBuf::new(),
+        kernel: Kernel::default(),
         vcpus: 1,
         memory_mib: 64,
         disks: Vec::new(),
@@ -260,15 +260,16 @@ fn home() -> (tempfile::TempDir, Home) {
 /// A shell script in the place of a VM, under the real driver's jail when `jailed`.
 fn shell(home: &Home, jailed: bool, script: &str) -> (Box<dyn msb::runtime::Vm>, String) {
     let choice = if jailed { DriverChoice::Qemu } else { DriverChoice::Local };
-    let driver = driver(choice, home).unwrap_or_else(|error| panic!("{error}; {}", error.help));
+    let chosen = driver(choice, home).unwrap_or_else(|error| panic!("{error}; {}", error.help));
+    let driver = chosen.driver;
     let mut command = driver.command(&config());
     command.program = "/bin/sh".into();
     command.reads.clear();
     command.args = vec!["-c".into(), script.into()];
-    let (links, host) = VmLinks::pair().unwrap();
+    let (links, host) = driver.links().unwrap();
     let vm = driver.spawn(command, links).unwrap();
-    host.console.set_nonblocking(false).unwrap();
-    let text = std::io::read_to_string(host.console).unwrap();
+    rustix::io::ioctl_fionbio(&host.console, false).unwrap();
+    let text = std::io::read_to_string(File::from(host.console)).unwrap();
     (vm, text)
 }
 
@@ -281,8 +282,8 @@ async fn a_vm_process_is_waited_for_and_killed() {
     assert_eq!(vm.wait().await.unwrap(), VmExit::Code(7));
     vm.kill().unwrap();
 
-    let local = driver(DriverChoice::Local, &home).unwrap();
-    let (links, _host) = VmLinks::pair().unwrap();
+    let local = driver(DriverChoice::Local, &home).unwrap().driver;
+    let (links, _host) = local.links().unwrap();
     let vm = local.spawn(local.command(&config()), links).unwrap();
     assert_eq!(msb::runtime::start_time(vm.pid()).unwrap(), vm.start_time());
     vm.kill().unwrap();
@@ -292,8 +293,8 @@ async fn a_vm_process_is_waited_for_and_killed() {
 #[test]
 fn a_dropped_vm_is_killed() {
     let (_dir, home) = home();
-    let local = driver(DriverChoice::Local, &home).unwrap();
-    let (links, _host) = VmLinks::pair().unwrap();
+    let local = driver(DriverChoice::Local, &home).unwrap().driver;
+    let (links, _host) = local.links().unwrap();
     let vm = local.spawn(local.command(&config()), links).unwrap();
     let pid = vm.pid();
     drop(vm);
@@ -341,18 +342,18 @@ fn the_jail_holds_nothing_but_programs() {
 #[test]
 fn what_cannot_be_opened_or_started_is_named() {
     let (dir, home) = home();
-    let driver = driver(DriverChoice::Local, &home).unwrap();
+    let driver = driver(DriverChoice::Local, &home).unwrap().driver;
     let missing = dir.path().join("missing");
     let mut command = driver.command(&config());
     command.program.clone_from(&missing);
-    let (links, _host) = VmLinks::pair().unwrap();
+    let (links, _host) = driver.links().unwrap();
     let error = driver.spawn(command, links).unwrap_err().to_string();
     assert!(error.contains("missing"), "{error}");
 
     let mut command = driver.command(&config());
     let disk = Disk { serial: "x".to_owned(), path: missing, readonly: true };
     command.fds.push(msb::runtime::PassedFd { number: 5, what: msb::runtime::Passed::Disk(disk) });
-    let (links, _host) = VmLinks::pair().unwrap();
+    let (links, _host) = driver.links().unwrap();
     let error = driver.spawn(command, links).unwrap_err().to_string();
     assert!(error.contains("missing"), "{error}");
 }
@@ -361,12 +362,20 @@ fn what_cannot_be_opened_or_started_is_named() {
 fn a_driver_is_chosen_by_name() {
     let (_dir, home) = home();
     assert!("kvm".parse::<DriverChoice>().is_err());
-    let error = driver("krun".parse().unwrap(), &home).unwrap_err();
-    assert!(error.reason.contains("not supported by this version") && !error.help.is_empty());
-    let qemu =
+    let auto =
         driver(DriverChoice::Auto, &home).unwrap_or_else(|error| panic!("{error}; {}", error.help));
-    let capabilities = qemu.probe().unwrap();
-    assert_eq!((capabilities.driver, capabilities.max_disks), ("qemu", 7));
+    let found = auto.driver.probe().unwrap();
+    match driver("krun".parse().unwrap(), &home) {
+        Ok(krun) => {
+            assert_eq!(krun.driver.probe().unwrap(), found);
+            assert_eq!((found.driver, found.max_disks, auto.fallback), ("krun", 8, None));
+        }
+        Err(error) => {
+            assert!(error.reason.contains("KVM") && error.help.contains("qemu"), "{error:?}");
+            assert_eq!((found.driver, found.max_disks), ("qemu", 7));
+            assert_eq!(auto.fallback, Some(error.reason));
+        }
+    }
     let mode = fs::metadata(home.runtime().join("machine.json")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0);
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use msb::home::Home;
+use msb::runtime::Kernel;
 use msb::spec::{
     Health, HealthCheck, Image, ImageSource, Millis, Name, Probe, SandboxSpec, Status,
 };
@@ -90,7 +91,7 @@ impl Bench {
             spec,
             image: ImageDefaults::default(),
             driver: "local".into(),
-            kernel: PathBuf::new(),
+            kernel: Kernel::default(),
             boot_disk: None,
             image_file: None,
             upper: None,

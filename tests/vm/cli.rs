@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::environment::{
     Environment, Ran, layer_layout, supervisor_process, vm_process, wait_for_end,
 };
-use crate::guest::{APPLETS, BUSYBOX, home};
+use crate::guest::{APPLETS, BUSYBOX, driver_name, home};
 
 const SHOP: &str = r#"
 name = "shop"
@@ -45,7 +45,7 @@ const NAMES: [&str; 3] = ["check", "db", "web"];
 #[test]
 fn a_project_on_real_guests() {
     let library = setup::status(home()).unwrap().library.path;
-    let driver = ("MSB_DRIVER", "qemu".into());
+    let driver = ("MSB_DRIVER", driver_name().into());
     let env = Environment::with(vec![driver, ("MSB_LIBKRUNFW", library.into())]);
     busybox_layout(&env.project().join("image"));
     env.write("Sandboxfile", SHOP);
@@ -152,10 +152,12 @@ fn removed(env: &Environment) {
     for name in ["db", "web"] {
         processes.extend([supervisor_process(env, name), vm_process(env, name).1]);
     }
-    assert!(!command_lines_with(env.root()).is_empty(), "this finds no VM");
+    let runs: Vec<String> =
+        env.rows().into_iter().filter_map(|row| Some(row.run?.run_id)).collect();
+    assert_eq!(command_lines_with(&runs).len(), 2, "this finds the VMs");
     env.msb("down").expect(0).ends_with("3 removed");
     processes.iter().for_each(wait_for_end);
-    assert_eq!(command_lines_with(env.root()), [""; 0]);
+    assert_eq!(command_lines_with(&runs), [""; 0]);
     assert!(env.rows().is_empty());
     assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
     assert_eq!(env.msb("down").expect(0).stderr, "nothing to remove\n");
@@ -166,9 +168,8 @@ fn sh(env: &Environment, flags: &[&str], name: &str, script: &str) -> Ran {
     env.run(command.arg("exec").args(flags).args([name, "sh", "-c", script]))
 }
 
-/// The command lines that name a path below `dir`, as a VM's does its disks.
-fn command_lines_with(dir: &Path) -> Vec<String> {
-    let dir = format!("{}/", dir.display());
+/// The command lines that name one of `runs`, as a VM's does its own.
+fn command_lines_with(runs: &[String]) -> Vec<String> {
     let processes = fs::read_dir("/proc").unwrap();
     let lines = processes.filter_map(|process| {
         // A process may end while it is looked at.
@@ -176,7 +177,7 @@ fn command_lines_with(dir: &Path) -> Vec<String> {
         File::open(process.ok()?.path().join("cmdline")).ok()?.read_to_end(&mut line).ok()?;
         Some(String::from_utf8_lossy(&line).replace('\0', " "))
     });
-    lines.filter(|line| line.contains(&dir)).collect()
+    lines.filter(|line| runs.iter().any(|run| line.contains(run.as_str()))).collect()
 }
 
 /// An OCI image layout with busybox, root and `nobody`.

@@ -1,6 +1,7 @@
 //! A guest for tests: busybox in an EROFS image under a writable disk.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -10,7 +11,8 @@ use msb::home::Home;
 use msb::image::erofs::{Attr, Builder};
 use msb::rootfs;
 use msb::runtime::{
-    Disk, DriverChoice, HostLinks, Vm, VmConfig, VmExit, VmLinks, driver, record_console, setup,
+    Disk, Driver, DriverChoice, HostLinks, Krun, Unavailable, Vm, VmConfig, VmExit, driver,
+    record_console, setup,
 };
 use msb::spec::ByteSize;
 use msb_protocol::mux::{self, MuxStream, Opener};
@@ -42,6 +44,22 @@ pub(crate) fn home() -> &'static Home {
     })
 }
 
+/// The name of the driver that the suite runs on: `MSB_DRIVER`, or qemu, which works everywhere.
+pub(crate) fn driver_name() -> String {
+    std::env::var("MSB_DRIVER").unwrap_or_else(|_| "qemu".to_owned())
+}
+
+/// The driver that the suite runs on.
+pub(crate) fn vm_driver() -> Box<dyn Driver> {
+    let choice: DriverChoice = driver_name().parse().unwrap();
+    let missing = |error: Unavailable| -> ! { panic!("{error}; {}", error.help) };
+    if choice == DriverChoice::Krun {
+        let krun = Krun::find(home()).unwrap_or_else(|error| missing(error));
+        return Box::new(krun.program(env!("CARGO_BIN_EXE_msb").into()));
+    }
+    driver(choice, home()).unwrap_or_else(|error| missing(error)).driver
+}
+
 /// An image with busybox, root and `nobody`.
 pub(crate) fn busybox_image(path: &Path) {
     let busybox = fs::read(BUSYBOX).unwrap_or_else(|error| {
@@ -61,6 +79,9 @@ pub(crate) fn busybox_image(path: &Path) {
     image.dir("tmp", Attr::mode(0o1777)).unwrap();
     image.finish().unwrap();
 }
+
+/// A VM process, the host's end of its agent port, and what records its console.
+pub(crate) type Started = (Box<dyn Vm>, UnixStream, JoinHandle<()>);
 
 /// The files of a guest.
 pub(crate) struct Files {
@@ -112,16 +133,19 @@ impl Files {
     }
 
     /// Starts a VM and keeps its console log.
-    pub(crate) fn start(&self, config: &VmConfig) -> (Box<dyn Vm>, UnixStream, JoinHandle<()>) {
-        let qemu = driver(DriverChoice::Qemu, home())
-            .unwrap_or_else(|error| panic!("{error}; {}", error.help));
-        let (links, HostLinks { agent, console }) = VmLinks::pair().unwrap();
-        let vm = qemu.spawn(qemu.command(config), links).unwrap();
+    pub(crate) fn start(&self, config: &VmConfig) -> Started {
+        self.try_start(config).unwrap()
+    }
+
+    pub(crate) fn try_start(&self, config: &VmConfig) -> io::Result<Started> {
+        let driver = vm_driver();
+        let (links, HostLinks { agent, console }) = driver.links().unwrap();
+        let vm = driver.spawn(driver.command(config), links)?;
         let log = self.dir.path().join("console.log");
         let recorder = tokio::spawn(async move {
             record_console(console, &log, 1 << 20).await.unwrap();
         });
-        (vm, UnixStream::from_std(agent).unwrap(), recorder)
+        Ok((vm, UnixStream::from_std(agent).unwrap(), recorder))
     }
 
     /// Boots until the guest is ready.

@@ -7,7 +7,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::project;
 use crate::cli::ui::{Tone, Ui};
 use crate::home::Home;
-use crate::runtime::{self, DriverChoice, Qemu, setup};
+use crate::runtime::{self, Capabilities, DriverChoice, Qemu, Unavailable, setup};
 use crate::store::Store;
 
 /// One thing that was looked at.
@@ -100,23 +100,20 @@ fn store(home: &Home) -> Check {
 }
 
 fn drivers(home: &Home) -> Vec<Check> {
-    let driver = runtime::driver(DriverChoice::Auto, home);
-    let probed = driver.and_then(|driver| driver.probe());
-    let mut checks = Vec::new();
-    match probed {
-        Ok(found) => checks.push(Check {
-            what: found.driver,
-            state: State::Good,
-            found: found.version,
-            help: None,
-        }),
-        Err(missing) => checks.push(Check {
-            what: "qemu",
-            state: State::Missing,
-            found: missing.reason,
-            help: Some(missing.help),
-        }),
-    }
+    let probed = |choice| runtime::driver(choice, home).and_then(|chosen| chosen.driver.probe());
+    let krun = probed(DriverChoice::Krun);
+    let qemu = probed(DriverChoice::Qemu);
+    // One of them is enough.
+    let without = if krun.is_ok() || qemu.is_ok() { State::Worse } else { State::Missing };
+    let check = |what, probed| match probed {
+        Ok(Capabilities { version, .. }) => {
+            Check { what, state: State::Good, found: version, help: None }
+        }
+        Err(Unavailable { reason, help }) => {
+            Check { what, state: without, found: reason, help: Some(help) }
+        }
+    };
+    let mut checks = vec![check("krun", krun), check("qemu", qemu)];
     if let Ok(qemu) = Qemu::find(home) {
         checks.push(match qemu.emulation() {
             None => Check {

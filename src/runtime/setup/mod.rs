@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::home::Home;
+use crate::runtime::Kernel;
 
 pub use elf::KernelError;
 pub use fetch::{Installer, Pin, Progress, install};
@@ -126,9 +127,9 @@ pub fn status(home: &Home) -> Result<Status, SetupError> {
 
 /// The kernel file for [`crate::runtime::VmConfig`], made from the library at the first call;
 /// later calls look at some files' times only.
-pub fn kernel(home: &Home) -> Result<PathBuf, SetupError> {
+pub fn kernel(home: &Home) -> Result<Kernel, SetupError> {
     let library = find_library(home, |name| std::env::var_os(name))?.ok_or(SetupError::Missing)?;
-    kernel_from(home, &library.path)
+    Ok(Kernel { image: kernel_from(home, &library.path)?, library: library.path })
 }
 
 /// The kernel file made from the library at `path`.
