@@ -36,7 +36,7 @@ fn world() -> (tempfile::TempDir, Home) {
         let key = SourceKey { reference, platform: platform() };
         let config_json = CONFIG.to_owned();
         let row = ImageRow { digest: digest.to_string(), config_json, size_bytes: FILE_BYTES };
-        store.put(&key, &row).expect("a row");
+        store.put(Some(&key), &row, None).expect("a row");
         let file = home.erofs().join(format!("{}.v1.erofs", digest.hex()));
         File::create(&file).and_then(|file| file.set_len(FILE_BYTES)).expect("an image file");
     }

@@ -12,7 +12,7 @@ CREATE TABLE image (
     config_json TEXT NOT NULL,
     size_bytes  INTEGER NOT NULL,
     created_ms  INTEGER NOT NULL
-) STRICT;
+, manifest BLOB, config BLOB) STRICT;
 CREATE TABLE image_ref (
     reference   TEXT NOT NULL,
     platform    TEXT NOT NULL,

@@ -4,7 +4,7 @@
 //! $MSB_HOME                 0700; default $XDG_DATA_HOME/msb, else ~/.local/share/msb
 //! ├─ msb.db                 the store (0600), with its WAL beside it
 //! ├─ images/                what is pulled and built
-//! │  ├─ blobs/              compressed layers while they are downloaded
+//! │  ├─ blobs/              compressed layers, by digest
 //! │  └─ erofs/              one bootable file per image digest
 //! ├─ runtime/               kernel library and the kernel made from it
 //! ├─ sandboxes/ID/          disks, logs, boot console of one sandbox
@@ -94,7 +94,7 @@ impl Home {
         self.root.join("images")
     }
 
-    /// Layers while they are downloaded.
+    /// Compressed layers of images.
     pub fn blobs(&self) -> PathBuf {
         self.root.join("images/blobs")
     }

@@ -17,6 +17,7 @@ use super::auth::RegistryAccess;
 use super::config::ImageConfig;
 use super::digest::Digest;
 use super::error::{ImageError, Reason};
+use super::hold::Holds;
 use super::limits::TransferLimits;
 use super::local::split_tag;
 use super::platform::Platform;
@@ -26,7 +27,7 @@ use super::reference::{ImageRef, InvalidReference};
 use super::rows::{ImageRows, SourceKey};
 use crate::home::Home;
 use crate::spec::{Image, ImageSource, PullPolicy};
-use crate::store::ImageRow;
+use crate::store::{ImageDocuments, ImageRow};
 
 /// An image that is ready to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,21 +48,29 @@ pub struct ImageCache {
     pub(super) home: Home,
     pub(super) rows: Arc<dyn ImageRows>,
     pub(super) limits: TransferLimits,
+    holds: Option<Arc<Holds>>,
 }
 
 /// Version of the bootable files: a file made by another version is made again.
-const BUILD_VERSION: u32 = 1;
+pub(super) const BUILD_VERSION: u32 = 1;
 
 impl ImageCache {
     /// The images below `home`, whose directories exist, with `rows` as their index.
     pub fn new(home: Home, rows: Arc<dyn ImageRows>) -> Self {
-        Self { home, rows, limits: TransferLimits::default() }
+        Self { home, rows, limits: TransferLimits::default(), holds: None }
     }
 
     /// The same with other limits on what is pulled.
     #[must_use]
     pub fn with_limits(self, limits: TransferLimits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same for a process that is going to use what it finds: no other removes an image that
+    /// this cache, or a clone of it, has found or made, as long as one of them lives.
+    #[must_use]
+    pub fn holding(self) -> Self {
+        Self { holds: Some(Arc::default()), ..self }
     }
 
     /// The image as it is on this machine, if it is. One row and one stat for a reference, no
@@ -153,7 +162,7 @@ impl ImageCache {
         if let Some(record) = self.by_digest(&digest)?
             && self.cached(image)?.is_none_or(|cached| cached.digest != digest)
         {
-            let named = source_key(image).and_then(|key| self.name(&key, &record));
+            let named = source_key(image).and_then(|key| self.name(Some(&key), &record, None));
             named.map_err(|reason| ImageError::new(&image.source, reason))?;
         }
         Ok(digest)
@@ -189,18 +198,23 @@ impl ImageCache {
         // `if-missing` keeps what the tag was; `always` has just been told.
         if policy == PullPolicy::Always || self.cached(image)?.is_none() {
             let key = source_key(image).map_err(fail)?;
-            self.name(&key, &record).map_err(fail)?;
+            self.name(Some(&key), &record, None).map_err(fail)?;
         }
         Ok(record)
     }
 
-    /// Stores the image and that the source names it.
-    pub(super) fn name(&self, key: &SourceKey, record: &ImageRecord) -> Result<(), Reason> {
+    /// Stores the image and, with a key, that the source names it.
+    pub(super) fn name(
+        &self,
+        key: Option<&SourceKey>,
+        record: &ImageRecord,
+        documents: Option<&ImageDocuments>,
+    ) -> Result<(), Reason> {
         let config_json = serde_json::to_string(&record.config).map_err(io::Error::from);
         let config_json = config_json.map_err(|source| Reason::Build { source: source.into() })?;
         let size_bytes = record.size_bytes;
         let row = ImageRow { digest: record.digest.clone(), config_json, size_bytes };
-        self.rows.put(key, &row).map_err(|source| Reason::Rows { source })
+        self.rows.put(key, &row, documents).map_err(|source| Reason::Rows { source })
     }
 
     fn find(&self, image: &Image) -> Result<Option<ImageRecord>, Reason> {
@@ -226,6 +240,9 @@ impl ImageCache {
             return Ok(None);
         };
         let file = self.file(&digest);
+        if !self.hold(&file)? {
+            return Ok(None);
+        }
         if !fs::metadata(&file).is_ok_and(|meta| meta.is_file() && meta.len() == row.size_bytes) {
             return Ok(None);
         }
@@ -233,10 +250,30 @@ impl ImageCache {
         Ok(Some(ImageRecord { digest: row.digest, config, file, size_bytes: row.size_bytes }))
     }
 
+    /// Keeps the file from being removed, where that is wanted; says whether it is there.
+    pub(super) fn hold(&self, file: &Path) -> Result<bool, Reason> {
+        let Some(holds) = &self.holds else { return Ok(true) };
+        holds.hold(file).map_err(|source| {
+            let what = "the image cannot be locked";
+            Reason::File { what, path: file.to_owned(), source }
+        })
+    }
+
     /// The final name of an image's bootable file.
     pub(super) fn file(&self, digest: &Digest) -> PathBuf {
-        self.home.erofs().join(format!("{}.v{BUILD_VERSION}.erofs", digest.hex()))
+        image_file(&self.home, digest)
     }
+}
+
+/// The final name of the bootable file of the image `digest`.
+pub(super) fn image_file(home: &Home, digest: &Digest) -> PathBuf {
+    home.erofs().join(format!("{}.v{BUILD_VERSION}.erofs", digest.hex()))
+}
+
+/// The digest and the version that the name of a bootable file states.
+pub(super) fn parse_file_name(name: &str) -> Option<(Digest, u32)> {
+    let (hex, version) = name.strip_suffix(".erofs")?.split_once(".v")?;
+    Some((format!("sha256:{hex}").parse().ok()?, version.parse().ok()?))
 }
 
 /// The platform that is asked for.
@@ -259,7 +296,7 @@ pub(super) fn source_key(image: &Image) -> Result<SourceKey, Reason> {
 }
 
 /// Changes when the file does.
-fn stamp(path: &Path) -> Result<String, Reason> {
+pub(super) fn stamp(path: &Path) -> Result<String, Reason> {
     let meta = fs::metadata(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Reason::NoSuchPath(path.to_owned()),
         _ => Reason::File { what: "the archive cannot be read", path: path.to_owned(), source },

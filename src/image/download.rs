@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! images/blobs/HEX.part   what has arrived; kept when the connection breaks, continued later
-//! images/blobs/HEX        all of it, with the right digest
-//! images/blobs/HEX.lock   held by whoever writes the two
+//! images/blobs/HEX        all of it, with the right digest; kept while an image has this layer
+//! images/blobs/HEX.lock   held by whoever writes or removes the two
 //! ```
+//!
+//! A whole blob has a shared lock on it from when a pull finds or makes it until the image has its
+//! row, so that nobody takes it for one that no image has.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -40,6 +43,8 @@ pub(super) struct Layer {
     pub(super) part: FilePart,
     /// Whether its digest has been checked; else the reader has to.
     pub(super) verified: bool,
+    /// Where it has been stored by this pull.
+    pub(super) stored: Option<PathBuf>,
 }
 
 /// Downloads the layers of one image.
@@ -48,6 +53,10 @@ pub(super) struct Downloader<'a> {
     pub(super) dir: PathBuf,
     pub(super) limits: &'a TransferLimits,
     pub(super) progress: &'a dyn Progress,
+    /// Whether layers that are files already are stored too.
+    pub(super) keep_local: bool,
+    /// The stored layers, locked against removal.
+    pub(super) holds: Mutex<Vec<Arc<File>>>,
 }
 
 /// A small blob, in memory, with the right digest.
@@ -116,18 +125,18 @@ impl Downloader<'_> {
     /// Gets layer `index`.
     pub(super) async fn layer(&self, index: usize, blob: &Descriptor) -> Result<Layer, Reason> {
         let path = blob_file(&self.dir, &blob.digest);
-        // What this opens outlives its name, so another process may remove it after its own build.
         let lock = Arc::new(FileLock::acquire(path.with_extension("lock"), || {}).await?);
-        if let Some(part) = open_whole(&path, blob.size_bytes)? {
+        if let Some(part) = open_whole(&path, blob).await? {
             self.progress.event(ProgressEvent::Downloaded { layer: index });
-            return Ok(Layer { part, verified: true });
+            self.hold(&path, &part)?;
+            return Ok(Layer { part, verified: true, stored: None });
         }
         let part_path = path.with_extension("part");
         let mut part = resume(part_path.clone(), blob.size_bytes, lock.clone()).await?;
         let mut resumed = part.len > 0;
         loop {
             part = match self.transfer(index, blob, part).await? {
-                Transfer::Local(part) => return Ok(Layer { part, verified: false }),
+                Transfer::Local(part) => return Ok(Layer { part, verified: false, stored: None }),
                 Transfer::Done(part) => part,
             };
             let got = part.hasher.clone().finish();
@@ -146,8 +155,16 @@ impl Downloader<'_> {
             .map_err(|e| file_error(&part.path, "cannot be renamed", e))?;
         self.progress.event(ProgressEvent::Downloaded { layer: index });
         let file = File::open(&path).map_err(|e| file_error(&path, "cannot be opened", e))?;
-        let part = FilePart { file, offset: 0, size_bytes: blob.size_bytes };
-        Ok(Layer { part, verified: true })
+        let part = FilePart { file: Arc::new(file), offset: 0, size_bytes: blob.size_bytes };
+        self.hold(&path, &part)?;
+        Ok(Layer { part, verified: true, stored: Some(path) })
+    }
+
+    /// Keeps a stored layer. Called under the lock of the blob, so it has not been removed.
+    fn hold(&self, path: &Path, part: &FilePart) -> Result<(), Reason> {
+        part.file.lock_shared().map_err(|e| file_error(path, "cannot be locked", e))?;
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).push(part.file.clone());
+        Ok(())
     }
 
     /// Fills the part to its size, over as many connections as it takes.
@@ -161,6 +178,12 @@ impl Downloader<'_> {
         while part.len < blob.size_bytes || blob.size_bytes == 0 {
             let before = part.len;
             let reason = match self.source.blob(blob, part.len).await {
+                Ok(Blob::File(local)) if self.keep_local => {
+                    let part = part.restart()?;
+                    let copy = spawn_blocking(move || part.copy(local));
+                    let part = copy.await.map_err(|_| Reason::Cancelled)??;
+                    return Ok(Transfer::Done(part));
+                }
                 Ok(Blob::File(local)) => {
                     drop(part.file);
                     remove(&part.path);
@@ -251,29 +274,67 @@ impl Part {
     /// Hashes and appends what comes, in a thread of its own.
     fn write(mut self, mut chunks: mpsc::Receiver<Bytes>) -> Result<Self, Reason> {
         while let Some(chunk) = chunks.blocking_recv() {
-            if let Err(error) = self.file.write_all(&chunk) {
-                let reason = file_error(&self.path, "cannot be written", error);
-                // On a full disk what is kept for later is in the way.
-                remove(&self.path);
-                return Err(reason);
-            }
-            self.hasher.update(&chunk);
-            self.len += chunk.len() as u64;
+            self.append(&chunk)?;
         }
         Ok(self)
     }
+
+    /// Hashes and appends a local blob. Blocks.
+    fn copy(mut self, local: FilePart) -> Result<Self, Reason> {
+        let mut reader = local.reader();
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(self),
+                Ok(got) => self.append(&buffer[..got])?,
+                Err(error) => {
+                    remove(&self.path);
+                    return Err(file_error(&self.path, "cannot be copied", error));
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, chunk: &[u8]) -> Result<(), Reason> {
+        if let Err(error) = self.file.write_all(chunk) {
+            // On a full disk what is kept for later is in the way.
+            remove(&self.path);
+            return Err(file_error(&self.path, "cannot be written", error));
+        }
+        self.hasher.update(chunk);
+        self.len += chunk.len() as u64;
+        Ok(())
+    }
 }
 
-/// The blob under its final name, if it is there in full.
-fn open_whole(path: &Path, size_bytes: u64) -> Result<Option<FilePart>, Reason> {
-    match File::open(path) {
-        Ok(file) => {
-            let len = file.metadata().map_err(|e| file_error(path, "cannot be read", e))?.len();
-            Ok((len == size_bytes).then_some(FilePart { file, offset: 0, size_bytes }))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(file_error(path, "cannot be opened", error)),
+/// The blob under its final name, if it is there in full. It may have been there for a long time,
+/// and through a power cut, so it is read; one that has become another is removed.
+async fn open_whole(path: &Path, blob: &Descriptor) -> Result<Option<FilePart>, Reason> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(file_error(path, "cannot be opened", error)),
+    };
+    let part = FilePart { file: Arc::new(file), offset: 0, size_bytes: blob.size_bytes };
+    if is_whole(&part, &blob.digest).await {
+        return Ok(Some(part));
     }
+    remove(path);
+    Ok(None)
+}
+
+/// Whether the file is the blob with that digest.
+async fn is_whole(part: &FilePart, digest: &Digest) -> bool {
+    let size_bytes = part.size_bytes;
+    if !part.file.metadata().is_ok_and(|meta| meta.len() == size_bytes) {
+        return false;
+    }
+    let copy = FilePart { file: part.file.clone(), offset: 0, size_bytes };
+    let hash = move || {
+        let mut hasher = Hasher::default();
+        io::copy(&mut copy.reader(), &mut hasher).map(|_| hasher.finish())
+    };
+    spawn_blocking(hash).await.is_ok_and(|got| got.is_ok_and(|got| got == *digest))
 }
 
 /// Opens what an earlier try left, and hashes it.

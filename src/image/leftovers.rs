@@ -1,13 +1,20 @@
 //! What dead processes left behind.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::download::remove;
+use super::hold::{Free, lock_free};
 use super::lock::FileLock;
 use super::pull::image_lock;
+use super::removal::crash_point;
+use super::rows::ImageRows;
+use super::wire;
 use crate::home::Home;
+use crate::store::StoreError;
 
 /// How long blobs of an interrupted pull are kept to be continued.
 const KEEP_BLOBS: Duration = Duration::from_secs(24 * 60 * 60);
@@ -15,31 +22,100 @@ const KEEP_BLOBS: Duration = Duration::from_secs(24 * 60 * 60);
 /// Removes images half made, blobs that nobody came back for, and locks that nobody holds. What
 /// another process works on is locked and stays. Best effort: what cannot be removed now can be
 /// removed later.
-pub(super) fn clean(home: &Home) {
+pub(super) fn clean(home: &Home, rows: &dyn ImageRows) {
     let blobs = home.blobs();
     for_each_name(&home.tmp(), |name, path| {
-        if let Some(hex) = name.strip_prefix("image-").and_then(|rest| rest.strip_suffix(".tmp"))
+        if is_gone_blob(name) {
+            remove(path);
+        } else if let Some(hex) = half_made(name)
             && let Ok(Some(_lock)) = FileLock::try_acquire(&image_lock(&blobs, hex))
         {
             remove(path);
         }
     });
+    clean_locks(home);
+    let mut old = BTreeSet::new();
     for_each_name(&blobs, |name, path| {
+        if !name.ends_with(".lock")
+            && fs::metadata(path)
+                .and_then(|meta| meta.modified())
+                .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEEP_BLOBS))
+        {
+            old.insert(name.to_owned());
+        }
+    });
+    if !old.is_empty() {
+        let _ = sweep(home, rows, &old, false);
+    }
+}
+
+/// Removes the locks of processes that were killed.
+pub(super) fn clean_locks(home: &Home) {
+    for_each_name(&home.blobs(), |name, path| {
         if name.ends_with(".lock") {
             // Dropped, it removes the file.
             let _ = FileLock::try_acquire(path);
-            return;
-        }
-        let is_old = fs::metadata(path)
-            .and_then(|meta| meta.modified())
-            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEEP_BLOBS));
-        if is_old && let Ok(Some(_lock)) = FileLock::try_acquire(&path.with_extension("lock")) {
-            remove(path);
         }
     });
 }
 
-fn for_each_name(dir: &Path, mut take: impl FnMut(&str, &Path)) {
+/// The digest of an image whose half-made file has that name in `tmp/`.
+pub(super) fn half_made(name: &str) -> Option<&str> {
+    name.strip_prefix("image-")?.strip_suffix(".tmp")
+}
+
+/// Whether a file of that name in `tmp/` is a blob on its way out.
+pub(super) fn is_gone_blob(name: &str) -> bool {
+    name.starts_with("blob-") && name.ends_with(".gone")
+}
+
+/// Removes the files `names` of the blobs, but for those that a pull uses and, unless `kept_too`,
+/// those that an image has; what that freed, in bytes on the disk.
+///
+/// They leave their names while nobody can store an image, so that no image gets a row whose layers
+/// are gone; the files themselves take longer and go afterwards.
+pub(super) fn sweep(
+    home: &Home,
+    rows: &dyn ImageRows,
+    names: &BTreeSet<String>,
+    kept_too: bool,
+) -> Result<u64, StoreError> {
+    let mut gone: Vec<(PathBuf, u64)> = Vec::new();
+    rows.alone_with_manifests(&mut |manifests| {
+        let kept = if kept_too { BTreeSet::new() } else { layers_of(manifests) };
+        for name in names.iter().filter(|name| !kept.contains(*name)) {
+            gone.extend(take_away(home, name));
+        }
+    })?;
+    if !gone.is_empty() {
+        crash_point("layers-renamed");
+    }
+    Ok(gone
+        .into_iter()
+        .filter(|(path, _)| fs::remove_file(path).is_ok())
+        .map(|(_, size)| size)
+        .sum())
+}
+
+/// The names of the blobs that are layers of images.
+pub(super) fn layers_of(manifests: &[Vec<u8>]) -> BTreeSet<String> {
+    let layers = manifests.iter().flat_map(|manifest| wire::layers(manifest));
+    layers.map(|layer| layer.digest.hex().to_owned()).collect()
+}
+
+/// Takes the name of a blob that nobody works with; where it is then, and its size on the disk.
+fn take_away(home: &Home, name: &str) -> Option<(PathBuf, u64)> {
+    let path = home.blobs().join(name);
+    let _lock = FileLock::try_acquire(&path.with_extension("lock")).ok()??;
+    let Ok(Free::Locked(file)) = lock_free(&path) else { return None };
+    let size = file.metadata().map_or(0, |meta| meta.blocks() * 512);
+    let gone = home.tmp().join(format!("blob-{name}.gone"));
+    fs::rename(&path, &gone).ok()?;
+    Some((gone, size))
+}
+
+/// Calls `take` with the names in a directory and their paths.
+pub(super) fn for_each_name(dir: &Path, mut take: impl FnMut(&str, &Path)) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         if let Some(name) = entry.file_name().to_str() {
@@ -54,6 +130,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::image::MemoryRows;
 
     #[test]
     fn only_what_nobody_holds() {
@@ -73,7 +150,8 @@ mod tests {
         touch(home.blobs().join("ff.lock"), Duration::ZERO);
         let _image = FileLock::try_acquire(&image_lock(&home.blobs(), "bb")).unwrap().unwrap();
         let _blob = FileLock::try_acquire(&home.blobs().join("ee.lock")).unwrap().unwrap();
-        clean(&home);
+        let rows = MemoryRows::default();
+        clean(&home, &rows);
         let mut left = Vec::new();
         for dir in [home.tmp(), home.blobs()] {
             for_each_name(&dir, |name, _| left.push(name.to_owned()));

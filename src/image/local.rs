@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use serde::Deserialize;
@@ -30,7 +31,7 @@ const MAX_LINKS: u32 = 8;
 /// Where files are: a directory or an archive.
 enum Files {
     Dir(PathBuf),
-    Archive { path: PathBuf, file: File, members: BTreeMap<String, Member> },
+    Archive { path: PathBuf, file: Arc<File>, members: BTreeMap<String, Member> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -285,7 +286,7 @@ impl Files {
             members.insert(normal(&name), member);
         }
         drop(archive);
-        Ok(Self::Archive { path: path.to_owned(), file, members })
+        Ok(Self::Archive { path: path.to_owned(), file: Arc::new(file), members })
     }
 
     fn path(&self) -> &Path {
@@ -302,16 +303,16 @@ impl Files {
                 let fail = |source| file_error(&path, source);
                 let Some(file) = open(&path).map_err(fail)? else { return Ok(None) };
                 let size_bytes = file.metadata().map_err(fail)?.len();
-                Ok(Some(FilePart { file, offset: 0, size_bytes }))
+                Ok(Some(FilePart { file: Arc::new(file), offset: 0, size_bytes }))
             }
-            Self::Archive { path, file, members } => {
+            Self::Archive { file, members, .. } => {
                 let mut name = normal(name);
                 for _ in 0..MAX_LINKS {
                     match members.get(&name) {
                         None => return Ok(None),
                         Some(Member::Link(target)) => name.clone_from(target),
                         Some(Member::File { offset, size_bytes }) => {
-                            let file = file.try_clone().map_err(|e| file_error(path, e))?;
+                            let file = Arc::clone(file);
                             let (offset, size_bytes) = (*offset, *size_bytes);
                             return Ok(Some(FilePart { file, offset, size_bytes }));
                         }

@@ -8,14 +8,17 @@
 //!                                       ▼
 //!                  build in a thread: unpack, check diff ids, lay over, write EROFS to tmp/
 //!                                       ▼
-//!                  sync ─▶ rename into place ─▶ row ─▶ remove the blobs
+//!                  sync ─▶ rename into place ─▶ row
+//!
+//! The compressed layers stay: another image with the same layer does not download it again, and
+//! `msb images save` writes the image as it came.
 //! ```
 
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -28,7 +31,7 @@ use super::build::{self, build_image};
 use super::cache::{ImageCache, ImageRecord, platform_of, source_key};
 use super::config::{self, ConfigFile};
 use super::digest::Digest;
-use super::download::{Downloader, Layer, blob_file, fetch, remove};
+use super::download::{Downloader, Layer, fetch, remove};
 use super::error::{Reason, printable};
 use super::http::HttpRegistry;
 use super::layer::{LayerError, Limits};
@@ -36,10 +39,12 @@ use super::local::LocalImage;
 use super::lock::FileLock;
 use super::platform::Platform;
 use super::progress::{LayerInfo, Progress, ProgressEvent};
+use super::rows::SourceKey;
 use super::source::Registry;
 use super::unpack::{LayerReader, Task, Unpacking};
 use super::wire::{self, Descriptor, Resolved};
 use crate::spec::{Image, ImageSource};
+use crate::store::ImageDocuments;
 
 /// The source of an image.
 fn open_source(
@@ -80,7 +85,20 @@ pub(super) async fn pull(
     let key = source_key(image)?;
     progress.event(ProgressEvent::Resolving);
     let source = open_source(cache, image, access)?;
-    let resolved = wire::resolve(&*source, &wanted, &cache.limits).await?;
+    take(cache, &*source, &wanted, Some(&key), false, &progress).await
+}
+
+/// Makes the image that the source has for `wanted` exist, and `key` point to it. With
+/// `keep_local`, layers that are in local files are stored too.
+pub(super) async fn take(
+    cache: &ImageCache,
+    source: &dyn Registry,
+    wanted: &Platform,
+    key: Option<&SourceKey>,
+    keep_local: bool,
+    progress: &Arc<dyn Progress>,
+) -> Result<ImageRecord, Reason> {
+    let resolved = wire::resolve(source, wanted, &cache.limits).await?;
     let layers: Vec<_> = resolved
         .manifest
         .layers
@@ -89,51 +107,144 @@ pub(super) async fn pull(
         .collect();
     progress.event(ProgressEvent::Resolved { digest: &resolved.digest, layers: &layers });
 
-    // The lock is held until the row is there, so that whoever waits for it finds the row.
-    let (record, cached, _lock) = match cache.row(&resolved.digest)? {
-        Some(record) => (record, true, None),
-        None => make(cache, &*source, &resolved, &wanted, &progress).await?,
+    let made = match cache.row(&resolved.digest)? {
+        Some(record) => Made::found(record),
+        None => Job { cache, source, wanted, keep_local, progress }.make(resolved).await?,
     };
-    cache.name(&key, &record)?;
-    progress.event(ProgressEvent::Done { size_bytes: record.size_bytes, cached });
-    Ok(record)
+    cache.hold(&made.record.file)?;
+    cache.name(key, &made.record, made.documents.as_ref())?;
+    let (size_bytes, cached) = (made.record.size_bytes, made.cached);
+    progress.event(ProgressEvent::Done { size_bytes, cached });
+    Ok(made.record)
 }
 
-/// The image under the lock of its digest: the record, whether the file was there already, and the
-/// lock unless there is a row.
-async fn make(
-    cache: &ImageCache,
-    source: &dyn Registry,
-    resolved: &Resolved,
-    wanted: &Platform,
-    progress: &Arc<dyn Progress>,
-) -> Result<(ImageRecord, bool, Option<FileLock>), Reason> {
-    let lock_file = image_lock(&cache.home.blobs(), resolved.digest.hex());
-    let lock = FileLock::acquire(lock_file, || progress.event(ProgressEvent::Waiting)).await?;
-    if let Some(record) = cache.row(&resolved.digest)? {
-        return Ok((record, true, None));
+/// An image that is there, but for its row.
+struct Made {
+    record: ImageRecord,
+    /// Whether the file was there already.
+    cached: bool,
+    documents: Option<ImageDocuments>,
+    /// Of the image; held until the row is there, so that whoever waits for it finds the row.
+    _lock: Option<FileLock>,
+    /// Its layers; held as long, so that nobody takes them for layers of no image.
+    _layers: Vec<Arc<File>>,
+}
+
+impl Made {
+    /// One that has a row.
+    fn found(record: ImageRecord) -> Self {
+        Self { record, cached: true, documents: None, _lock: None, _layers: Vec::new() }
     }
-    super::leftovers::clean(&cache.home);
-    let bytes = fetch(source, &resolved.manifest.config, &cache.limits).await?;
-    let file = checked_config(&bytes, resolved, wanted)?;
-    let path = cache.file(&resolved.digest);
-    let record = |size_bytes| ImageRecord {
-        digest: resolved.digest.to_string(),
-        config: file.config.clone(),
-        file: path.clone(),
-        size_bytes,
-    };
-    // Named, so complete, and its row was lost; where there is a row, the file does not fit it.
-    let row = cache.rows.by_digest(resolved.digest.as_str());
-    if row.map_err(|source| Reason::Rows { source })?.is_none()
-        && let Ok(meta) = fs::metadata(&path)
-        && meta.is_file()
-    {
-        return Ok((record(meta.len()), true, Some(lock)));
+}
+
+/// One image from one source.
+struct Job<'a> {
+    cache: &'a ImageCache,
+    source: &'a dyn Registry,
+    wanted: &'a Platform,
+    keep_local: bool,
+    progress: &'a Arc<dyn Progress>,
+}
+
+impl Job<'_> {
+    /// The image under the lock of its digest.
+    async fn make(&self, resolved: Resolved) -> Result<Made, Reason> {
+        let Self { cache, source, wanted, progress, .. } = *self;
+        let lock_file = image_lock(&cache.home.blobs(), resolved.digest.hex());
+        let lock = FileLock::acquire(lock_file, || progress.event(ProgressEvent::Waiting)).await?;
+        if let Some(record) = cache.row(&resolved.digest)? {
+            return Ok(Made::found(record));
+        }
+        super::leftovers::clean(&cache.home, &*cache.rows);
+        let bytes = fetch(source, &resolved.manifest.config, &cache.limits).await?;
+        let file = checked_config(&bytes, &resolved, wanted)?;
+        let path = cache.file(&resolved.digest);
+        let record = |size_bytes| ImageRecord {
+            digest: resolved.digest.to_string(),
+            config: file.config.clone(),
+            file: path.clone(),
+            size_bytes,
+        };
+        // Named, so complete, and its row was lost; where there is a row, the file does not fit it.
+        let row = cache.rows.by_digest(resolved.digest.as_str());
+        if row.map_err(|source| Reason::Rows { source })?.is_none()
+            && let Ok(meta) = fs::metadata(&path)
+            && meta.is_file()
+        {
+            let record = record(meta.len());
+            let documents = Some(ImageDocuments { manifest: resolved.bytes, config: bytes });
+            return Ok(Made {
+                record,
+                cached: true,
+                documents,
+                _lock: Some(lock),
+                _layers: Vec::new(),
+            });
+        }
+        let (size_bytes, lock, layers) = self.transfer(&resolved, &file, &path, lock).await?;
+        let record = record(size_bytes);
+        let documents = Some(ImageDocuments { manifest: resolved.bytes, config: bytes });
+        Ok(Made { record, cached: false, documents, _lock: Some(lock), _layers: layers })
     }
-    let (size_bytes, lock) =
-        transfer(cache, source, resolved, &file, &path, progress, lock).await?;
-    Ok((record(size_bytes), false, Some(lock)))
+
+    /// Downloads and builds at the same time: the size of the bootable file, the lock back, and the
+    /// stored layers.
+    ///
+    /// The build holds the lock: one that goes on after its pull was dropped keeps others out until it
+    /// has seen that nobody feeds it.
+    async fn transfer(
+        &self,
+        resolved: &Resolved,
+        file: &ConfigFile,
+        path: &Path,
+        lock: FileLock,
+    ) -> Result<(u64, FileLock, Vec<Arc<File>>), Reason> {
+        let Self { cache, source, progress, keep_local, .. } = *self;
+        let layers = &resolved.manifest.layers;
+        let mut senders = Vec::new();
+        let mut waiting = Vec::new();
+        for (index, blob) in layers.iter().enumerate().rev() {
+            let (sender, receiver) = oneshot::channel();
+            let diff_id = file.diff_ids[index].clone();
+            senders.push((index, blob, sender));
+            waiting.push((Task { index, blob: blob.clone(), diff_id }, receiver));
+        }
+        let out = Output {
+            tmp: cache.home.tmp().join(format!("image-{}.tmp", resolved.digest.hex())),
+            path: path.to_owned(),
+        };
+        let shared = Unpacking::new(cache.limits.unpacked_bytes, progress.clone());
+        let limits = Limits { total_bytes: cache.limits.unpacked_bytes, ..Limits::default() };
+        let build = spawn_blocking(move || {
+            // A failed build removes what it wrote before the lock goes.
+            let size_bytes = out.build(waiting, &shared, &limits)?;
+            Ok::<_, Reason>((size_bytes, lock))
+        });
+
+        let downloader = Downloader {
+            source,
+            dir: cache.home.blobs(),
+            limits: &cache.limits,
+            progress: &**progress,
+            keep_local,
+            holds: Mutex::default(),
+        };
+        let downloads = download_all(&downloader, senders, cache.limits.parallel_downloads);
+        // A failed download lets its sender go, which ends the build; the download knows why.
+        let mut build = build;
+        let built = tokio::select! {
+            biased;
+            downloaded = downloads => {
+                let built = build.await;
+                downloaded?;
+                built
+            }
+            built = &mut build => built,
+        };
+        let (size_bytes, lock) = built.map_err(|_| Reason::Cancelled)??;
+        let layers = downloader.holds.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((size_bytes, lock, layers))
+    }
 }
 
 /// Parses the configuration and holds it against the manifest and the platform.
@@ -157,59 +268,6 @@ fn checked_config(
         }),
         Some(_) | None => Ok(file),
     }
-}
-
-/// Downloads and builds at the same time: the size of the bootable file, and the lock back.
-///
-/// The build holds the lock: one that goes on after its pull was dropped keeps others out until it
-/// has seen that nobody feeds it.
-async fn transfer(
-    cache: &ImageCache,
-    source: &dyn Registry,
-    resolved: &Resolved,
-    file: &ConfigFile,
-    path: &Path,
-    progress: &Arc<dyn Progress>,
-    lock: FileLock,
-) -> Result<(u64, FileLock), Reason> {
-    let blobs = cache.home.blobs();
-    let layers = &resolved.manifest.layers;
-    let mut senders = Vec::new();
-    let mut waiting = Vec::new();
-    for (index, blob) in layers.iter().enumerate().rev() {
-        let (sender, receiver) = oneshot::channel();
-        let diff_id = file.diff_ids[index].clone();
-        senders.push((index, blob, sender));
-        waiting.push((Task { index, blob: blob.clone(), diff_id }, receiver));
-    }
-    let out = Output {
-        tmp: cache.home.tmp().join(format!("image-{}.tmp", resolved.digest.hex())),
-        path: path.to_owned(),
-        blobs: layers.iter().map(|layer| blob_file(&blobs, &layer.digest)).collect(),
-    };
-    let shared = Unpacking::new(cache.limits.unpacked_bytes, progress.clone());
-    let limits = Limits { total_bytes: cache.limits.unpacked_bytes, ..Limits::default() };
-    let build = spawn_blocking(move || {
-        // A failed build removes what it wrote before the lock goes.
-        let size_bytes = out.build(waiting, &shared, &limits)?;
-        Ok((size_bytes, lock))
-    });
-
-    let downloader =
-        Downloader { source, dir: blobs, limits: &cache.limits, progress: &**progress };
-    let downloads = download_all(&downloader, senders, cache.limits.parallel_downloads);
-    // A failed download lets its sender go, which ends the build; the download knows why.
-    let mut build = build;
-    let built = tokio::select! {
-        biased;
-        downloaded = downloads => {
-            let built = build.await;
-            downloaded?;
-            built
-        }
-        built = &mut build => built,
-    };
-    built.map_err(|_| Reason::Cancelled)?
 }
 
 type Slot<'a> = (usize, &'a Descriptor, oneshot::Sender<Layer>);
@@ -241,8 +299,6 @@ pub(super) fn image_lock(blobs: &Path, hex: &str) -> PathBuf {
 struct Output {
     tmp: PathBuf,
     path: PathBuf,
-    /// Removed when the build ends, well or not; what was downloaded in part stays.
-    blobs: Vec<PathBuf>,
 }
 
 impl Output {
@@ -264,10 +320,14 @@ impl Output {
         let own = out.try_clone().map_err(|e| fail("cannot be made", e))?;
         let flusher = Flusher::start(&own);
         let mut cut_off = false;
+        let mut stored = Vec::new();
         let readers = waiting.into_iter().map(|(task, receiver)| {
             let name = task.blob.digest.to_string();
             let reader = match receiver.blocking_recv() {
-                Ok(layer) => LayerReader::start(task, layer, shared.clone()),
+                Ok(layer) => {
+                    stored.extend(layer.stored.clone());
+                    LayerReader::start(task, layer, shared.clone())
+                }
                 Err(_) => {
                     cut_off = true;
                     LayerReader::failed()
@@ -280,12 +340,14 @@ impl Output {
         if cut_off {
             return Err(Reason::Cancelled);
         }
-        // What has come is right; only a complete download is ever removed here.
-        self.blobs.iter().for_each(|blob| remove(blob));
-        if let Some(reason) = shared.take_failure() {
-            return Err(reason);
-        }
-        built.map_err(|error| build_error(error, &self.tmp))?;
+        let failure = shared.take_failure();
+        let built = match (failure, built) {
+            (Some(reason), _) => Err(reason),
+            (None, Err(error)) => Err(build_error(error, &self.tmp)),
+            (None, Ok(_)) => Ok(()),
+        };
+        // Of an image that cannot be made, nothing that came for it is kept.
+        built.inspect_err(|_| stored.iter().for_each(|blob| remove(blob)))?;
         self.publish(&own)
     }
 

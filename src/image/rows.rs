@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::store::{Durability, ImageRow, Store, StoreError};
+use crate::store::{Durability, ImageDocuments, ImageRow, Store, StoreError};
 
 /// What identifies a source: a normalised reference or a path, and the platform asked for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,8 +22,17 @@ pub trait ImageRows: Send + Sync {
     /// The image with that manifest digest.
     fn by_digest(&self, digest: &str) -> Result<Option<ImageRow>, StoreError>;
 
-    /// Stores the image and that the source names it, both or neither.
-    fn put(&self, key: &SourceKey, row: &ImageRow) -> Result<(), StoreError>;
+    /// Stores the image and, with a key, that the source names it: both or neither. Without
+    /// `documents`, those that are stored stay.
+    fn put(
+        &self,
+        key: Option<&SourceKey>,
+        row: &ImageRow,
+        documents: Option<&ImageDocuments>,
+    ) -> Result<(), StoreError>;
+
+    /// Gives the manifests of all images to `body`. Nobody stores an image before it returns.
+    fn alone_with_manifests(&self, body: &mut dyn FnMut(&[Vec<u8>])) -> Result<(), StoreError>;
 }
 
 impl ImageRows for Mutex<Store> {
@@ -35,11 +44,26 @@ impl ImageRows for Mutex<Store> {
         lock(self).image(digest)
     }
 
-    fn put(&self, key: &SourceKey, row: &ImageRow) -> Result<(), StoreError> {
+    fn put(
+        &self,
+        key: Option<&SourceKey>,
+        row: &ImageRow,
+        documents: Option<&ImageDocuments>,
+    ) -> Result<(), StoreError> {
         // A lost row costs one request to the registry: the file is found again by its digest.
         lock(self).write(Durability::Relaxed, |writer| {
-            writer.put_image(row)?;
-            writer.put_image_ref(&key.reference, &key.platform, &row.digest)
+            writer.put_image(row, documents)?;
+            match key {
+                Some(key) => writer.put_image_ref(&key.reference, &key.platform, &row.digest),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn alone_with_manifests(&self, body: &mut dyn FnMut(&[Vec<u8>])) -> Result<(), StoreError> {
+        lock(self).write(Durability::Relaxed, |writer| {
+            body(&writer.image_manifests()?);
+            Ok(())
         })
     }
 }
@@ -52,6 +76,7 @@ pub struct MemoryRows(Mutex<Tables>);
 struct Tables {
     sources: BTreeMap<SourceKey, String>,
     images: BTreeMap<String, ImageRow>,
+    manifests: BTreeMap<String, Vec<u8>>,
 }
 
 impl ImageRows for MemoryRows {
@@ -64,10 +89,27 @@ impl ImageRows for MemoryRows {
         Ok(lock(&self.0).images.get(digest).cloned())
     }
 
-    fn put(&self, key: &SourceKey, row: &ImageRow) -> Result<(), StoreError> {
+    fn put(
+        &self,
+        key: Option<&SourceKey>,
+        row: &ImageRow,
+        documents: Option<&ImageDocuments>,
+    ) -> Result<(), StoreError> {
         let mut tables = lock(&self.0);
-        tables.sources.insert(key.clone(), row.digest.clone());
+        if let Some(key) = key {
+            tables.sources.insert(key.clone(), row.digest.clone());
+        }
+        if let Some(documents) = documents {
+            tables.manifests.insert(row.digest.clone(), documents.manifest.clone());
+        }
         tables.images.insert(row.digest.clone(), row.clone());
+        Ok(())
+    }
+
+    fn alone_with_manifests(&self, body: &mut dyn FnMut(&[Vec<u8>])) -> Result<(), StoreError> {
+        let tables = lock(&self.0);
+        let manifests: Vec<_> = tables.manifests.values().cloned().collect();
+        body(&manifests);
         Ok(())
     }
 }

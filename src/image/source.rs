@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -37,7 +38,7 @@ pub(super) enum Blob {
 /// `size_bytes` of a file from `offset` on.
 #[derive(Debug)]
 pub(super) struct FilePart {
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
     pub(super) offset: u64,
     pub(super) size_bytes: u64,
 }

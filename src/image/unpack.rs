@@ -281,7 +281,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(stored).unwrap();
         let size_bytes = stored.len() as u64;
-        let layer = Layer { part: FilePart { file, offset: 0, size_bytes }, verified };
+        let part = FilePart { file: Arc::new(file), offset: 0, size_bytes };
+        let layer = Layer { part, verified, stored: None };
         let digest = Digest::of(stored);
         let blob = Descriptor { what: format!("layer {digest}"), digest, size_bytes };
         let shared = Unpacking::new(limit, Arc::new(NoProgress));

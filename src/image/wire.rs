@@ -32,6 +32,8 @@ pub(super) struct Manifest {
 pub(super) struct Resolved {
     pub(super) digest: Digest,
     pub(super) manifest: Manifest,
+    /// The manifest as it came.
+    pub(super) bytes: Vec<u8>,
 }
 
 enum Document {
@@ -70,11 +72,21 @@ pub(super) async fn resolve(
         let bytes = source.manifest(digest.as_ref()).await?;
         let own = Digest::of(&bytes);
         match parse(&bytes, limits).map_err(|problem| document(&own, problem))? {
-            Document::Manifest(manifest) => return Ok(Resolved { digest: own, manifest }),
+            Document::Manifest(manifest) => {
+                return Ok(Resolved { digest: own, manifest, bytes });
+            }
             Document::Index(entries) => digest = Some(choose(&entries, wanted)?),
         }
     }
     Err(document(&digest.unwrap_or_else(|| Digest::of(b"")), "indexes nest too deep".to_owned()))
+}
+
+/// The layers that a stored manifest names, lowest first; none where it makes no sense.
+pub(super) fn layers(manifest: &[u8]) -> Vec<Descriptor> {
+    match parse(manifest, &TransferLimits::default()) {
+        Ok(Document::Manifest(manifest)) => manifest.layers,
+        Ok(Document::Index(_)) | Err(_) => Vec::new(),
+    }
 }
 
 fn document(digest: &Digest, problem: String) -> Reason {

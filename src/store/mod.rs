@@ -33,7 +33,7 @@ mod sandboxes;
 
 pub use error::StoreError;
 pub use events::{Event, EventRow, MAX_EVENTS};
-pub use images::ImageRow;
+pub use images::{ImageDetail, ImageDocuments, ImageRefRow, ImageRow, ImageUser};
 pub use journal::{JournalRow, JournalState};
 pub use lease::{Holder, Lease, LeaseError};
 pub use migrations::SCHEMA_VERSION;

@@ -49,7 +49,7 @@ fn check(
     assert_eq!(record.digest, made.digest);
     let files = extract(&record.file);
     assert_eq!(files, [("base".to_owned(), noise(7, 50_000)), ("top".to_owned(), b"top".to_vec())]);
-    assert_eq!(fixture.names().len(), 1, "{:?}", fixture.names());
+    assert_eq!(fixture.names().len(), 1 + made.layers.len(), "{:?}", fixture.names());
 }
 
 /// Answers for the lowest layer.

@@ -13,7 +13,7 @@ use msb::image::{
     SourceKey,
 };
 use msb::spec::{PullPolicy, RegistrySpec};
-use msb::store::{ImageRow, StoreError};
+use msb::store::{ImageDocuments, ImageRow, StoreError};
 
 use crate::support::liar::{Body, Content, Liar, Reply};
 use crate::support::oci::{Blobs, Compression, ImageSpec, Made, host_arch, image, layer, noise};
@@ -36,6 +36,10 @@ fn three_layers_merged() -> Vec<(String, Vec<u8>)> {
 }
 
 /// A layout of one image at `dir`, tagged `v1`.
+fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap()
+}
+
 fn one_image(dir: &Path, spec: &ImageSpec) -> Made {
     let mut blobs = Blobs::default();
     let made = blobs.make(spec);
@@ -60,7 +64,10 @@ fn pull_then_cached_without_registry() {
     assert_eq!(record.size_bytes, fs::metadata(&record.file).unwrap().len());
     assert_eq!(extract(&record.file), three_layers_merged());
     let file = record.file.file_name().unwrap().to_str().unwrap();
-    assert_eq!(fixture.names(), [format!("erofs/{file}")], "only the image stays");
+    let mut names = vec![format!("erofs/{file}")];
+    names.extend(made.layers.iter().map(|layer| format!("blobs/{}", hex(layer))));
+    names.sort_unstable();
+    assert_eq!(fixture.names(), names, "the image and its layers stay");
 
     registry.stop();
     assert_eq!(fixture.cache.cached(&image).unwrap().as_ref(), Some(&record));
@@ -336,7 +343,7 @@ fn many_pulls_download_once() {
     for digest in made.layers.iter().chain([&made.config]) {
         assert_eq!(seen.iter().filter(|seen| seen.is_blob(digest)).count(), 1, "{digest}");
     }
-    assert_eq!(fixture.names().len(), 1, "{:?}", fixture.names());
+    assert_eq!(fixture.names().len(), 1 + made.layers.len(), "{:?}", fixture.names());
 }
 
 /// Rows that are written while nobody else makes the image.
@@ -354,11 +361,20 @@ impl ImageRows for LockedRows {
         self.rows.by_digest(digest)
     }
 
-    fn put(&self, key: &SourceKey, row: &ImageRow) -> Result<(), StoreError> {
+    fn put(
+        &self,
+        key: Option<&SourceKey>,
+        row: &ImageRow,
+        documents: Option<&ImageDocuments>,
+    ) -> Result<(), StoreError> {
         let hex = row.digest.strip_prefix("sha256:").unwrap();
         let lock = fs::File::open(self.home.blobs().join(format!("image-{hex}.lock"))).unwrap();
         assert!(lock.try_lock().is_err(), "another pull would find neither lock nor row");
-        self.rows.put(key, row)
+        self.rows.put(key, row, documents)
+    }
+
+    fn alone_with_manifests(&self, body: &mut dyn FnMut(&[Vec<u8>])) -> Result<(), StoreError> {
+        self.rows.alone_with_manifests(body)
     }
 }
 
@@ -379,7 +395,7 @@ fn the_lock_of_an_image_is_held_until_it_has_a_row() {
     let pull = || block_on(cache.pull(&image, &insecure(&liar.host), Arc::new(NoProgress)));
     assert_eq!(pull().unwrap(), record);
     assert_eq!(liar.seen().iter().filter(|seen| seen.is_blob(&made.layers[0])).count(), 1);
-    assert_eq!(fixture.names().len(), 1, "{:?}", fixture.names());
+    assert_eq!(fixture.names().len(), 1 + made.layers.len(), "{:?}", fixture.names());
 }
 
 #[test]
@@ -470,7 +486,7 @@ fn an_interrupted_pull_is_continued_by_the_next() {
     }
     let resumed = liar.seen().iter().filter(|seen| seen.header("range").is_some()).count();
     assert!(resumed >= 1, "nothing was resumed");
-    assert_eq!(fixture.names().len(), 1, "{:?}", fixture.names());
+    assert_eq!(fixture.names().len(), 1 + made.layers.len(), "{:?}", fixture.names());
 }
 
 #[test]
@@ -483,7 +499,7 @@ fn a_rotten_leftover_is_downloaded_again() {
         fs::write(fixture.home.blobs().join(format!("{hex}.part")), b"rot").unwrap();
     }
     fixture.pull(&oci(format!("{}/app", liar.host)), &insecure(&liar.host)).unwrap();
-    assert_eq!(fixture.names().len(), 1, "{:?}", fixture.names());
+    assert_eq!(fixture.names().len(), 1 + made.layers.len(), "{:?}", fixture.names());
 }
 
 #[test]
