@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::image::Platform;
 use crate::spec::{ByteSize, Millis, Name};
 
 /// Compose for microVMs: a Sandboxfile declares sandboxes, `msb up` makes the machine match it
@@ -80,6 +81,13 @@ pub(crate) enum Command {
     Restart(Stop),
     /// Remove stopped sandboxes and their disks
     Rm(Rm),
+    /// Get images, of the project's sandboxes or by reference
+    Pull(Pull),
+    /// Show and manage the images on this machine
+    #[command(subcommand)]
+    Images(Images),
+    /// Show what msb keeps on the disk
+    Df(Formatted),
     /// Check the Sandboxfile and print its canonical form
     Config(Config),
     /// Write a first Sandboxfile
@@ -291,6 +299,70 @@ pub(crate) struct Rm {
     /// Stop them first
     #[arg(short, long)]
     pub(crate) stop: bool,
+    /// Answer yes to every question
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// Only the images of these sandboxes, or the images of these references; a word that names a
+    /// sandbox of the project is one. Default: all images of the project
+    #[arg(value_name = "SANDBOX|REFERENCE")]
+    pub(crate) names: Vec<String>,
+    /// Platform of the references, for instance `linux/arm64`; sandboxes state their own
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Images {
+    /// List the images on this machine
+    Ls(Formatted),
+    /// Show an image in detail
+    Inspect(Inspect),
+    /// Remove images that no sandbox uses
+    Rm(ImagesRm),
+    /// Remove images that nothing names and no sandbox uses, and what interrupted pulls left
+    Prune(Prune),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A reference, or a digest that may be cut short
+    #[arg(value_name = "IMAGE")]
+    pub(crate) name: String,
+    /// Which of the images of that reference
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagesRm {
+    /// References, or digests that may be cut short. An image with several references loses only
+    /// the one given
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) names: Vec<String>,
+    /// Which of the images of these references
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Images that a reference names too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// The compressed layers of the images that stay too: these cannot be saved then, and another
+    /// image with the same layers downloads them again
+    #[arg(long)]
+    pub(crate) layers: bool,
+    /// Print what would be removed and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Answer yes to every question
     #[arg(short, long)]
     pub(crate) yes: bool,

@@ -122,7 +122,8 @@ pub(crate) fn look(
         }
         None => (ObservedState::default(), false),
     };
-    let plan = make_plan(loaded, selected, options, &observed, &home, store.as_ref(), &[])?;
+    let cache = store.map(|store| ImageCache::new(home.clone(), store as _));
+    let plan = make_plan(loaded, selected, options, &observed, cache.as_ref(), &[])?;
     Ok(Look { home, plan, unfinished })
 }
 
@@ -131,15 +132,11 @@ fn make_plan(
     selected: &BTreeSet<Name>,
     options: &PlanOptions,
     observed: &ObservedState,
-    home: &Home,
-    store: Option<&SharedStore>,
+    cache: Option<&ImageCache>,
     resolved: &[(Image, String)],
 ) -> Result<Plan, CliError> {
-    let images = match (store, options.intent) {
-        (Some(store), Intent::Up) => {
-            let cache = ImageCache::new(home.clone(), Arc::clone(store) as _);
-            known_images(&loaded.project, selected, &cache, resolved)?
-        }
+    let images = match (cache, options.intent) {
+        (Some(cache), Intent::Up) => known_images(&loaded.project, selected, cache, resolved)?,
         _ => BTreeMap::new(),
     };
     let desired =
@@ -273,7 +270,8 @@ async fn change(
     let home = store.home().clone();
     let lease = take_lease(ui, request, &store)?;
     let store: SharedStore = Arc::new(Mutex::new(store));
-    let images = ImageCache::new(home.clone(), Arc::clone(&store) as _);
+    // What the plan takes for granted stays until the sandboxes have their rows.
+    let images = ImageCache::new(home.clone(), Arc::clone(&store) as _).holding();
     let access = RegistryAccess::new(&loaded.project.registries, |name| std::env::var(name).ok());
     let mut resolved = Vec::new();
     for image in always {
@@ -282,7 +280,7 @@ async fn change(
     }
     let host = RealHost::new(
         Arc::clone(&store),
-        images,
+        images.clone(),
         access,
         machine,
         &loaded.project,
@@ -295,8 +293,7 @@ async fn change(
         &request.selected,
         &request.options,
         &observed,
-        &home,
-        Some(&store),
+        Some(&images),
         &resolved,
     )?;
     say_withheld(ui, &plan);

@@ -181,6 +181,35 @@ impl From<crate::image::ImageError> for CliError {
     }
 }
 
+impl From<crate::image::FindError> for CliError {
+    fn from(error: crate::image::FindError) -> Self {
+        use crate::image::FindError;
+
+        let hint = match &error {
+            FindError::Unknown(_) => "`msb images ls` lists what is there",
+            FindError::Ambiguous { .. } => "give more digits of the digest, or `--platform`",
+        };
+        Self::new(Exit::Failed, error).hint(hint)
+    }
+}
+
+impl From<crate::image::RemoveError> for CliError {
+    fn from(error: crate::image::RemoveError) -> Self {
+        use crate::image::RemoveError;
+
+        let hint = match &error {
+            RemoveError::InUse { .. } => Some("`msb down` or `msb rm` removes the sandboxes"),
+            RemoveError::Busy { .. } => Some("try again when the other command has ended"),
+            RemoveError::File { .. } | RemoveError::Lock(_) | RemoveError::Store(_) => None,
+        };
+        let this = Self::new(Exit::Failed, error);
+        match hint {
+            Some(hint) => this.hint(hint),
+            None => this,
+        }
+    }
+}
+
 impl From<crate::plan::PlanError> for CliError {
     fn from(error: crate::plan::PlanError) -> Self {
         use crate::plan::PlanError;

@@ -14,10 +14,10 @@ use crate::support::oci::{Blobs, Compression, image, layer};
 use crate::support::pulling::{block_on, cache_at, insecure, oci};
 use crate::support::registry::{PASSWORD, TestRegistry, USER};
 
-const SLEEP: &str = r#"cmd = ["/bin/sleep", "100000"]"#;
+pub(crate) const SLEEP: &str = r#"cmd = ["/bin/sleep", "100000"]"#;
 
 /// Pushes an image of two layers with `text` in it; gives its digest.
-fn push(registry: &TestRegistry, name: &str, text: &str) -> String {
+pub(crate) fn push(registry: &TestRegistry, name: &str, text: &str) -> String {
     let dir = registry.scratch(&format!("{text}-{}", name.replace(['/', ':'], "-")));
     let mut blobs = Blobs::default();
     let made = blobs.make(&image(vec![
@@ -30,7 +30,7 @@ fn push(registry: &TestRegistry, name: &str, text: &str) -> String {
 }
 
 /// A Sandboxfile over plain HTTP; what follows is its sandboxes.
-fn over_http(env: &Environment, host: &str, sandboxes: &str) {
+pub(crate) fn over_http(env: &Environment, host: &str, sandboxes: &str) {
     env.write(
         "Sandboxfile",
         &format!("name = \"shop\"\n\n{sandboxes}\n[registry.\"{host}\"]\ninsecure = true\n"),
@@ -54,7 +54,7 @@ fn up_with_password(env: &Environment, password: &str) -> Ran {
 }
 
 /// What was said about one registry, without its port, digests, times and the width of columns.
-fn said(ran: Ran, host: &str) -> String {
+pub(crate) fn said(ran: Ran, host: &str) -> String {
     let mut text = ran.messages().replace(host, "REGISTRY");
     while let Some(at) = text.find("sha256:") {
         let rest = text.split_off(at);
@@ -312,7 +312,7 @@ fn what_cannot_be_had() {
 }
 
 /// An honest registry that remembers what it was asked for, and what it serves.
-fn counting() -> (Liar, Vec<String>) {
+pub(crate) fn counting() -> (Liar, Vec<String>) {
     let mut blobs = Blobs::default();
     let made = blobs.make(&image(vec![
         layer(Compression::Gzip, &[("etc/a", b"a")]),
@@ -323,7 +323,7 @@ fn counting() -> (Liar, Vec<String>) {
     (Liar::honest(Content::new(blobs, &made)), digests)
 }
 
-fn requests(liar: &Liar, digest: &str) -> usize {
+pub(crate) fn requests(liar: &Liar, digest: &str) -> usize {
     liar.seen().iter().filter(|seen| seen.is_blob(digest)).count()
 }
 

@@ -10,6 +10,7 @@ mod agent;
 mod cli_crash;
 mod cli_docs;
 mod cli_faults;
+mod cli_images;
 mod cli_noop;
 mod cli_registry;
 mod cli_terminal;

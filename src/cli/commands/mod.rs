@@ -2,15 +2,18 @@
 
 mod completion;
 mod config;
+mod df;
 mod doctor;
 mod down;
 mod exec;
+mod images;
 mod init;
 mod lifecycle;
 mod logs;
 mod ls;
 mod plan;
 mod ps;
+mod pull;
 mod schema;
 mod setup;
 mod up;
@@ -41,6 +44,9 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Stop(args) => lifecycle::stop(ui, global, &args),
         Command::Restart(args) => lifecycle::restart(ui, global, &args),
         Command::Rm(args) => lifecycle::rm(ui, global, &args),
+        Command::Pull(args) => pull::run(ui, global, &args),
+        Command::Images(args) => images::run(ui, args),
+        Command::Df(args) => df::run(ui, &args),
         Command::Config(args) => config::run(ui, global, &args),
         Command::Init(args) => init::run(ui, &args),
         Command::Completion(args) => completion::run(ui, &args),
@@ -66,5 +72,8 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Stop(_)
             | Command::Restart(_)
             | Command::Rm(_)
+            | Command::Pull(_)
+            | Command::Images(_)
+            | Command::Df(_)
     )
 }

@@ -1,0 +1,83 @@
+//! `msb df`: what msb keeps on the disk.
+
+use serde_json::json;
+
+use crate::cli::args::{Format, Formatted, size};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::project;
+use crate::cli::ui::{Table, Tone, Ui};
+use crate::image::{PruneOptions, disk_usage, list, prunable};
+use crate::store::Store;
+
+/// One kind of thing.
+struct Kind {
+    name: &'static str,
+    /// Where counting makes sense.
+    count: Option<usize>,
+    bytes: u64,
+    /// What `msb images prune --all` would free.
+    reclaimable: u64,
+}
+
+pub(crate) fn run(ui: &Ui, args: &Formatted) -> Result<Exit, CliError> {
+    let kinds = kinds()?;
+    match args.format {
+        Format::Text => {
+            let mut table = Table::new(&["KIND", "COUNT", "SIZE", "RECLAIMABLE"]);
+            for kind in &kinds {
+                table.row([
+                    (kind.name.to_owned(), Tone::Plain),
+                    (kind.count.map_or_else(|| "-".to_owned(), |n| n.to_string()), Tone::Plain),
+                    (size(kind.bytes), Tone::Plain),
+                    (size(kind.reclaimable), Tone::Plain),
+                ]);
+            }
+            ui.table(&table)?;
+            if kinds.iter().any(|kind| kind.reclaimable > 0) {
+                ui.say("`msb images prune --all` frees what is reclaimable");
+            }
+        }
+        Format::Json => ui.json(&json!({
+            "schema": "msb.df/1",
+            "kinds": kinds.iter().map(|kind| json!({
+                "kind": kind.name,
+                "count": kind.count,
+                "disk_bytes": kind.bytes,
+                "reclaimable_bytes": kind.reclaimable,
+            })).collect::<Vec<_>>(),
+        }))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn kinds() -> Result<Vec<Kind>, CliError> {
+    let home = project::home()?;
+    let (images, sandboxes, found) = match Store::open_read_only(&home)? {
+        Some(store) => {
+            let found = prunable(&store, PruneOptions { all: true, layers: false })?;
+            (list(&store)?, store.all_sandboxes()?, Some(found))
+        }
+        None => (Vec::new(), Vec::new(), None),
+    };
+    let unused: u64 = found.iter().flat_map(|found| &found.images).map(|i| i.disk_bytes).sum();
+    let layers = found.as_ref().map_or(0, |found| {
+        found.layers.iter().map(|name| disk_usage(&home.blobs().join(name))).sum()
+    });
+    let stale: u64 = found.iter().flat_map(|found| &found.files).map(|f| disk_usage(f)).sum();
+    let blobs = std::fs::read_dir(home.blobs()).map_or(0, |entries| {
+        entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_none_or(|e| e != "lock"))
+            .count()
+    });
+    let image_bytes = images.iter().map(|image| image.disk_bytes).sum();
+    let (blob_bytes, sandbox_bytes) = (disk_usage(&home.blobs()), disk_usage(&home.sandboxes()));
+    let rest = disk_usage(home.root()).saturating_sub(image_bytes + blob_bytes + sandbox_bytes);
+    let kind = |name, count, bytes, reclaimable| Kind { name, count, bytes, reclaimable };
+    Ok(vec![
+        kind("images", Some(images.len()), image_bytes, unused),
+        kind("layers", Some(blobs), blob_bytes, layers),
+        kind("sandboxes", Some(sandboxes.len()), sandbox_bytes, 0),
+        kind("other", None, rest, stale),
+    ])
+}
