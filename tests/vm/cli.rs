@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use msb::runtime::setup;
+use msb::runtime::{Krun, setup};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
@@ -42,14 +42,39 @@ depends_on = { db = "healthy" }
 
 const NAMES: [&str; 3] = ["check", "db", "web"];
 
-#[test]
-fn a_project_on_real_guests() {
+/// A project of busybox sandboxes for the driver `driver`.
+fn environment(driver: &str, sandboxfile: &str) -> Environment {
     let library = setup::status(home()).unwrap().library.path;
-    let driver = ("MSB_DRIVER", driver_name().into());
+    let driver = ("MSB_DRIVER", driver.into());
     let env = Environment::with(vec![driver, ("MSB_LIBKRUNFW", library.into())]);
     busybox_layout(&env.project().join("image"));
-    env.write("Sandboxfile", SHOP);
+    env.write("Sandboxfile", sandboxfile);
+    env
+}
 
+/// That is krun where KVM runs guests. Elsewhere it is qemu, and one line says why.
+#[test]
+fn auto_takes_the_best_driver() {
+    let solo = "name = \"solo\"\n[sandbox.one]\nimage = \"./image\"\nmemory = \"128MiB\"\n\
+                disk = \"256MiB\"\ncmd = [\"sleep\", \"100000\"]\n";
+    let env = environment("auto", solo);
+    let messages = env.msb("up -d --wait").expect(0).messages();
+    let said: Vec<&str> = messages.lines().filter(|line| line.starts_with("using the")).collect();
+    let (driver, word, expected) = match Krun::find(home()) {
+        Ok(_) => ("krun", "__krun", Vec::new()),
+        Err(why) => ("qemu", "qemu-system-", vec![format!("using the qemu driver: {why}")]),
+    };
+    assert_eq!(said, expected);
+    let row = env.row("one");
+    assert_eq!(row.driver.as_deref(), Some(driver));
+    let lines = command_lines_with(&[row.run.unwrap().run_id]);
+    assert!(lines.len() == 1 && lines[0].contains(word), "{lines:?}");
+    env.msb("down").expect(0).ends_with("1 removed");
+}
+
+#[test]
+fn a_project_on_real_guests() {
+    let env = environment(&driver_name(), SHOP);
     env.msb("up -d --wait").expect(0).ends_with("3 started");
     assert_eq!(env.statuses(), ["check stopped", "db running", "web running"]);
     assert_eq!(env.msb("up -d").expect(0).stderr, "no changes\n");
@@ -149,12 +174,12 @@ fn stopped_and_started(env: &Environment) {
 
 fn removed(env: &Environment) {
     let mut processes = Vec::new();
+    let mut runs = Vec::new();
     for name in ["db", "web"] {
         processes.extend([supervisor_process(env, name), vm_process(env, name).1]);
+        runs.push(env.row(name).run.unwrap().run_id);
     }
-    let runs: Vec<String> =
-        env.rows().into_iter().filter_map(|row| Some(row.run?.run_id)).collect();
-    assert_eq!(command_lines_with(&runs).len(), 2, "this finds the VMs");
+    assert_eq!(command_lines_with(&runs).len(), 2, "this does not find the VMs");
     env.msb("down").expect(0).ends_with("3 removed");
     processes.iter().for_each(wait_for_end);
     assert_eq!(command_lines_with(&runs), [""; 0]);
@@ -168,7 +193,7 @@ fn sh(env: &Environment, flags: &[&str], name: &str, script: &str) -> Ran {
     env.run(command.arg("exec").args(flags).args([name, "sh", "-c", script]))
 }
 
-/// The command lines that name one of `runs`, as a VM's does its own.
+/// The command lines that name one of the runs, as a VM's does.
 fn command_lines_with(runs: &[String]) -> Vec<String> {
     let processes = fs::read_dir("/proc").unwrap();
     let lines = processes.filter_map(|process| {

@@ -60,8 +60,8 @@ pub(crate) fn vm_driver() -> Box<dyn Driver> {
     driver(choice, home()).unwrap_or_else(|error| missing(error)).driver
 }
 
-/// An image with busybox, root and `nobody`.
-pub(crate) fn busybox_image(path: &Path) {
+/// An image with busybox, root, `nobody` and what `add` adds.
+fn busybox_image(path: &Path, add: impl FnOnce(&mut Builder)) {
     let busybox = fs::read(BUSYBOX).unwrap_or_else(|error| {
         panic!("{BUSYBOX}: {error}; install it: apt-get install busybox-static")
     });
@@ -77,6 +77,7 @@ pub(crate) fn busybox_image(path: &Path) {
         image.dir(dir, Attr::mode(0o755)).unwrap();
     }
     image.dir("tmp", Attr::mode(0o1777)).unwrap();
+    add(&mut image);
     image.finish().unwrap();
 }
 
@@ -90,8 +91,13 @@ pub(crate) struct Files {
 
 impl Files {
     pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With more in the image.
+    pub(crate) fn with(add: impl FnOnce(&mut Builder)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        busybox_image(&dir.path().join("image.erofs"));
+        busybox_image(&dir.path().join("image.erofs"), add);
         rootfs::create_upper(&dir.path().join("upper.ext4"), ByteSize::from_mib(256)).unwrap();
         Self { dir }
     }

@@ -1,5 +1,5 @@
-//! Real guests: QEMU, the real kernel, the real agent. Nothing is skipped: a missing part fails and
-//! says what to install.
+//! Real guests: the real kernel, the real agent, by the driver that `MSB_DRIVER` names: qemu where it
+//! is not set. Nothing is skipped: a missing part fails and says what to install.
 #![allow(clippy::disallowed_methods, reason = "tests read files and start programs")]
 #![allow(
     clippy::unwrap_used,
@@ -12,4 +12,5 @@ mod cli;
 mod environment;
 mod guest;
 mod lifetime;
+mod network;
 mod session;
