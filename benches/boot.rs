@@ -1,5 +1,8 @@
-//! Row 10 of the performance table: spawn → agent ready, against a bare boot of the same kernel to a
-//! trivial init on the same QEMU, interleaved in one run. Needs QEMU and `cc`.
+//! Rows 10 and 11 of the performance table: spawn → agent ready, against a bare boot of the same
+//! kernel to a trivial init by the same VMM, interleaved in one run.
+//!
+//! `MSB_DRIVER` chooses the driver, qemu by default. Needs `cc`, or the trivial init, built before,
+//! in `MSB_BENCH_INIT`.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 use msb::home::Home;
 use msb::image::erofs::{Attr, Builder};
 use msb::rootfs;
-use msb::runtime::{Disk, Driver, DriverChoice, VmConfig, driver, setup};
+use msb::runtime::{Disk, Driver, DriverChoice, Krun, VmConfig, driver, setup};
 use msb::spec::ByteSize;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -43,19 +46,20 @@ fn main() -> Result<()> {
     home.create()?;
     setup::install(&home, &mut |_| {})?;
     let dir = tempfile::tempdir()?;
-    let qemu = driver(DriverChoice::Qemu, &home).map_err(|error| error.help)?.driver;
+    let driver = chosen(&home)?;
     let vm = config(&home, dir.path())?;
     let bare_disk = bare_disk(dir.path())?;
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP + PAIRS {
-        let pair = (boot_ours(&*qemu, &vm)?, boot_bare(&*qemu, &vm, &bare_disk)?);
+        let alone = if driver.name() == Krun::NAME { bare_krun } else { bare_qemu };
+        let pair = (boot_ours(&*driver, &vm)?, alone(&*driver, &vm, &bare_disk)?);
         if round >= WARM_UP {
             ours.push(pair.0);
             bare.push(pair.1);
         }
     }
     let (ours, bare) = (Summary::of(ours), Summary::of(bare));
-    println!("{:<34} {:>9} {:>9}", "boot (row 10)", "median", "minimum");
+    println!("{:<34} {:>9} {:>9}", format!("boot by {}", driver.name()), "median", "minimum");
     println!("{:<34} {:>7.0}ms {:>7.0}ms", "spawn to agent ready", ours.median, ours.minimum);
     println!(
         "{:<34} {:>7.0}ms {:>7.0}ms",
@@ -87,11 +91,6 @@ fn config(home: &Home, dir: &Path) -> Result<VmConfig> {
     let upper = dir.join("upper.ext4");
     rootfs::create_upper(&upper, ByteSize::from_mib(1024))?;
     let boot = rootfs::boot_disk(home)?;
-    let disk = |serial: &str, path: &PathBuf, readonly| Disk {
-        serial: serial.to_owned(),
-        path: path.clone(),
-        readonly,
-    };
     Ok(VmConfig {
         run_id: "bench".to_owned(),
         kernel: setup::kernel(home)?,
@@ -105,16 +104,22 @@ fn config(home: &Home, dir: &Path) -> Result<VmConfig> {
     })
 }
 
-fn bare_disk(dir: &Path) -> Result<PathBuf> {
-    let (source, program, disk) = (dir.join("init.c"), dir.join("init"), dir.join("bare.erofs"));
-    std::fs::write(&source, INIT)?;
-    let status = Command::new("cc")
-        .args(["-static", "-nostdlib", "-O1", "-o"])
-        .args([&program, &source])
-        .status()?;
-    if !status.success() {
-        return Err("cc cannot build the trivial init".into());
+fn disk(serial: &str, path: &Path, readonly: bool) -> Disk {
+    Disk { serial: serial.to_owned(), path: path.to_owned(), readonly }
+}
+
+fn chosen(home: &Home) -> Result<Box<dyn Driver>> {
+    let name = std::env::var("MSB_DRIVER").unwrap_or_else(|_| "qemu".to_owned());
+    let choice: DriverChoice = name.parse()?;
+    if choice == DriverChoice::Krun {
+        let krun = Krun::find(home).map_err(|error| error.to_string())?;
+        return Ok(Box::new(krun.program(env!("CARGO_BIN_EXE_msb").into())));
     }
+    Ok(driver(choice, home).map_err(|error| error.help)?.driver)
+}
+
+fn bare_disk(dir: &Path) -> Result<PathBuf> {
+    let (program, disk) = (trivial_init(dir)?, dir.join("bare.erofs"));
     let mut image = Builder::new(File::create(&disk)?)?;
     image.bytes("init.krun", Attr::mode(0o755), &std::fs::read(program)?)?;
     image.dir("dev", Attr::mode(0o755))?;
@@ -122,18 +127,40 @@ fn bare_disk(dir: &Path) -> Result<PathBuf> {
     Ok(disk)
 }
 
+fn trivial_init(dir: &Path) -> Result<PathBuf> {
+    if let Some(built) = std::env::var_os("MSB_BENCH_INIT") {
+        return Ok(built.into());
+    }
+    let (source, program) = (dir.join("init.c"), dir.join("init"));
+    std::fs::write(&source, INIT)?;
+    let flags = ["-static", "-nostdlib", "-O1", "-o"];
+    let built = Command::new("cc").args(flags).args([&program, &source]).status()?;
+    if built.success() { Ok(program) } else { Err("cc cannot build the trivial init".into()) }
+}
+
 /// Until the first byte of the agent's preamble.
-fn boot_ours(qemu: &dyn Driver, vm: &VmConfig) -> Result<Duration> {
-    let (links, host) = qemu.links()?;
+fn boot_ours(driver: &dyn Driver, vm: &VmConfig) -> Result<Duration> {
+    let (links, host) = driver.links()?;
     let begin = Instant::now();
-    let _vm = qemu.spawn(qemu.command(vm), links)?;
+    let _vm = driver.spawn(driver.command(vm), links)?;
     host.agent.set_nonblocking(false)?;
     (&host.agent).read_exact(&mut [0])?;
     Ok(begin.elapsed())
 }
 
+/// The same VMM with nothing but the disk.
+fn bare_krun(krun: &dyn Driver, vm: &VmConfig, bare: &Path) -> Result<Duration> {
+    let vm = VmConfig { disks: vec![disk("boot", bare, true)], ..vm.clone() };
+    let (links, host) = krun.links()?;
+    let begin = Instant::now();
+    let _vm = krun.spawn(krun.command(&vm), links)?;
+    rustix::io::ioctl_fionbio(&host.console, false)?;
+    wait_for_ready(File::from(host.console))?;
+    Ok(begin.elapsed())
+}
+
 /// The smallest command that boots the kernel, with the same accelerator and kernel words.
-fn boot_bare(qemu: &dyn Driver, vm: &VmConfig, disk: &Path) -> Result<Duration> {
+fn bare_qemu(qemu: &dyn Driver, vm: &VmConfig, disk: &Path) -> Result<Duration> {
     let command = qemu.command(vm);
     let after = |name: &str| {
         let mut args = command.args.iter();
@@ -158,15 +185,20 @@ fn boot_bare(qemu: &dyn Driver, vm: &VmConfig, disk: &Path) -> Result<Duration> 
         .stdin(Stdio::null())
         .stdout(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
         .spawn()?;
+    wait_for_ready(console)?;
+    let took = begin.elapsed();
+    child.wait()?;
+    Ok(took)
+}
+
+fn wait_for_ready(mut console: impl Read) -> Result<()> {
     let mut said = Vec::new();
     let mut buffer = [0; 4096];
     while !said.windows(5).any(|window| window == b"READY") {
-        match (&console).read(&mut buffer)? {
+        match console.read(&mut buffer)? {
             0 => return Err(String::from_utf8_lossy(&said).into_owned().into()),
             length => said.extend_from_slice(&buffer[..length]),
         }
     }
-    let took = begin.elapsed();
-    child.wait()?;
-    Ok(took)
+    Ok(())
 }
