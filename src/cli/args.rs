@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::image::Platform;
+use crate::image::{ImageRef, Platform};
 use crate::spec::{ByteSize, Millis, Name};
 
 /// Compose for microVMs: a Sandboxfile declares sandboxes, `msb up` makes the machine match it
@@ -325,6 +325,10 @@ pub(crate) enum Images {
     Rm(ImagesRm),
     /// Remove images that nothing names and no sandbox uses, and what interrupted pulls left
     Prune(Prune),
+    /// Take images from an archive or an image layout, under the names that they have there
+    Load(Load),
+    /// Write images to an archive (an OCI layout in tar) that other programs read too
+    Save(Save),
 }
 
 #[derive(Debug, Args)]
@@ -346,6 +350,33 @@ pub(crate) struct ImagesRm {
     /// the one given
     #[arg(value_name = "IMAGE", required = true)]
     pub(crate) names: Vec<String>,
+    /// Which of the images of these references
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// An archive, which may be compressed, or a layout directory; `#tag` behind it chooses one of
+    /// several images; `-` is standard input
+    #[arg(value_name = "FILE|DIR[#TAG]", default_value = "-")]
+    pub(crate) source: String,
+    /// Name the image so, whatever it is called there
+    #[arg(long, value_name = "REFERENCE")]
+    pub(crate) name: Option<ImageRef>,
+    /// Take the images for this platform; default this machine's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Save {
+    /// References, or digests that may be cut short
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) names: Vec<String>,
+    /// Write to this file; default standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
     /// Which of the images of these references
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<Platform>,

@@ -193,6 +193,24 @@ impl From<crate::image::FindError> for CliError {
     }
 }
 
+impl From<crate::image::SaveError> for CliError {
+    fn from(error: crate::image::SaveError) -> Self {
+        use crate::image::SaveError;
+
+        match error {
+            SaveError::Write(source) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+                Self::silent(Exit::BrokenPipe)
+            }
+            SaveError::NoDocuments(_) | SaveError::NoLayer { .. } | SaveError::Damaged { .. } => {
+                Self::new(Exit::Failed, error).hint(
+                    "`msb images rm`, then `msb pull` or `msb images load`, brings its layers back",
+                )
+            }
+            SaveError::Read { .. } | SaveError::Write(_) => Self::new(Exit::Failed, error),
+        }
+    }
+}
+
 impl From<crate::image::RemoveError> for CliError {
     fn from(error: crate::image::RemoveError) -> Self {
         use crate::image::RemoveError;

@@ -26,6 +26,7 @@ use super::http::{collect, is_transient, too_large};
 use super::limits::TransferLimits;
 use super::lock::FileLock;
 use super::progress::{Progress, ProgressEvent};
+use super::removal::crash_point;
 use super::source::{Blob, ByteStream, FilePart, Registry};
 use super::wire::Descriptor;
 
@@ -153,6 +154,7 @@ impl Downloader<'_> {
         }
         fs::rename(&part.path, &path)
             .map_err(|e| file_error(&part.path, "cannot be renamed", e))?;
+        crash_point("layer-stored");
         self.progress.event(ProgressEvent::Downloaded { layer: index });
         let file = File::open(&path).map_err(|e| file_error(&path, "cannot be opened", e))?;
         let part = FilePart { file: Arc::new(file), offset: 0, size_bytes: blob.size_bytes };

@@ -4,7 +4,7 @@
 //! A path may end in `#tag` to choose one of several images. Nothing is unpacked: members of an
 //! archive are read in place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -18,14 +18,15 @@ use serde_json::{Value, json};
 use super::digest::Digest;
 use super::error::{Reason, printable};
 use super::limits::{ARCHIVE_MEMBERS, TransferLimits};
+use super::reference::ImageRef;
 use super::source::{Blob, FilePart, Registry};
 use super::wire::Descriptor;
 
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
 const DOCKER_MANIFEST: &str = "manifest.json";
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const FULL_NAME: &str = "io.containerd.image.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const FULL_NAME: &str = "io.containerd.image.name";
 const MAX_LINKS: u32 = 8;
 
 /// Where files are: a directory or an archive.
@@ -42,9 +43,18 @@ enum Member {
 
 /// An image in files.
 pub(super) struct LocalImage {
-    files: Files,
+    files: Arc<Files>,
     limits: TransferLimits,
     top: Top,
+}
+
+/// One of the images in a place, for those who take all of them.
+pub(super) struct Named {
+    /// What messages call it.
+    pub(super) label: String,
+    /// What names it, where that is a whole reference.
+    pub(super) reference: Option<ImageRef>,
+    pub(super) image: LocalImage,
 }
 
 enum Top {
@@ -70,13 +80,7 @@ impl LocalImage {
     /// The image in the layout directory `text`.
     pub(super) fn in_dir(text: &str, limits: &TransferLimits) -> Result<Self, Reason> {
         let (root, tag) = split_tag(text);
-        let files = Files::Dir(root.to_owned());
-        if files.open(MARKER)?.is_none() || files.open(INDEX)?.is_none() {
-            return Err(match root.exists() {
-                true => Reason::NotALayout(root.to_owned()),
-                false => Reason::NoSuchPath(root.to_owned()),
-            });
-        }
+        let files = Arc::new(Files::layout(root)?);
         let top = layout_top(&files, tag, limits)?;
         Ok(Self { files, limits: limits.clone(), top })
     }
@@ -84,15 +88,10 @@ impl LocalImage {
     /// The image in the archive `text`.
     pub(super) fn in_archive(text: &str, limits: &TransferLimits) -> Result<Self, Reason> {
         let (path, tag) = split_tag(text);
-        let files = Files::scan(path)?;
-        // Archives of newer engines hold both; the layout is the one with verified digests.
-        let top = if files.open(MARKER)?.is_some() && files.open(INDEX)?.is_some() {
-            layout_top(&files, tag, limits)?
-        } else if files.open(DOCKER_MANIFEST)?.is_some() {
-            docker_top(&files, tag, limits)?
-        } else {
-            let problem = "neither `index.json` nor `manifest.json` is in it".to_owned();
-            return Err(Reason::Archive { path: path.to_owned(), problem });
+        let files = Arc::new(Files::scan(path, open_archive(path)?)?);
+        let top = match files.is_layout()? {
+            true => layout_top(&files, tag, limits)?,
+            false => docker_top(&files, tag, limits)?,
         };
         Ok(Self { files, limits: limits.clone(), top })
     }
@@ -148,8 +147,94 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// Chooses from `index.json`.
-fn layout_top(files: &Files, tag: Option<&str>, limits: &TransferLimits) -> Result<Top, Reason> {
+/// All images of a layout directory, or those with a tag.
+pub(super) fn all_in_dir(
+    root: &Path,
+    tag: Option<&str>,
+    limits: &TransferLimits,
+) -> Result<Vec<Named>, Reason> {
+    all_in_layout(&Arc::new(Files::layout(root)?), tag, limits)
+}
+
+/// All images of an archive, or those with a tag. `path` is what messages call it.
+pub(super) fn in_archive_file(
+    path: &Path,
+    file: File,
+    tag: Option<&str>,
+    limits: &TransferLimits,
+) -> Result<Vec<Named>, Reason> {
+    let files = Arc::new(Files::scan(path, file)?);
+    if files.is_layout()? {
+        return all_in_layout(&files, tag, limits);
+    }
+    let saved = docker_images(&files, limits)?;
+    let mut all = Vec::new();
+    for image in &saved {
+        let names = image.names().iter().filter(|name| tag.is_none_or(|tag| is_tag(name, tag)));
+        let mut names: Vec<Option<&String>> = names.map(Some).collect();
+        if names.is_empty() && tag.is_none() {
+            names.push(None);
+        }
+        for name in names {
+            let top = docker_image(&files, image, limits)?;
+            all.push(named(&files, name.cloned(), top, limits));
+        }
+    }
+    if all.is_empty() {
+        return Err(files.nothing(tag, &docker_names(&saved)));
+    }
+    Ok(all)
+}
+
+fn all_in_layout(
+    files: &Arc<Files>,
+    tag: Option<&str>,
+    limits: &TransferLimits,
+) -> Result<Vec<Named>, Reason> {
+    let entries = layout_entries(files, limits)?;
+    let mut groups: BTreeMap<Option<String>, Vec<&Value>> = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| tag.is_none_or(|tag| has_tag(entry, tag))) {
+        groups.entry(full_name(entry)).or_default().push(entry);
+    }
+    if groups.is_empty() {
+        return Err(files.nothing(tag, &layout_names(&entries)));
+    }
+    let groups = groups.into_iter();
+    groups.map(|(name, entries)| Ok(named(files, name, top_of(&entries)?, limits))).collect()
+}
+
+/// A name of a place is a reference where it is more than a tag.
+fn named(files: &Arc<Files>, name: Option<String>, top: Top, limits: &TransferLimits) -> Named {
+    let label = name.as_deref().map_or_else(|| files.path().display().to_string(), printable);
+    let whole = name.filter(|name| name.contains(['/', ':', '@']));
+    let reference = whole.and_then(|name| name.parse().ok());
+    Named {
+        label,
+        reference,
+        image: LocalImage { files: files.clone(), limits: limits.clone(), top },
+    }
+}
+
+fn annotation(entry: &Value, key: &str) -> Option<String> {
+    entry["annotations"][key].as_str().map(str::to_owned)
+}
+
+fn full_name(entry: &Value) -> Option<String> {
+    annotation(entry, FULL_NAME).or_else(|| annotation(entry, REF_NAME))
+}
+
+fn has_tag(entry: &Value, tag: &str) -> bool {
+    [REF_NAME, FULL_NAME].iter().any(|key| annotation(entry, key).is_some_and(|name| name == tag))
+}
+
+/// The names in an `index.json`, sorted.
+fn layout_names(entries: &[Value]) -> Vec<String> {
+    let names: BTreeSet<String> = entries.iter().filter_map(full_name).collect();
+    names.into_iter().collect()
+}
+
+/// The entries of `index.json`.
+fn layout_entries(files: &Files, limits: &TransferLimits) -> Result<Vec<Value>, Reason> {
     #[derive(Deserialize)]
     struct Index {
         manifests: Vec<Value>,
@@ -160,69 +245,93 @@ fn layout_top(files: &Files, tag: Option<&str>, limits: &TransferLimits) -> Resu
     if index.manifests.len() > limits.index_entries {
         return Err(wrong(format!("more than {} images", limits.index_entries)));
     }
-    let name = |entry: &Value, key: &str| -> Option<String> {
-        entry["annotations"][key].as_str().map(str::to_owned)
-    };
-    let full = |entry: &Value| name(entry, FULL_NAME).or_else(|| name(entry, REF_NAME));
-    let mut names: Vec<String> = index.manifests.iter().filter_map(full).collect();
-    names.sort_unstable();
-    names.dedup();
-    let chosen: Vec<&Value> = match tag {
-        Some(tag) => {
-            let is_tag = |name: Option<String>| name.is_some_and(|name| name == tag);
-            let all = index.manifests.iter();
-            all.filter(|e| is_tag(name(e, REF_NAME)) || is_tag(name(e, FULL_NAME))).collect()
-        }
-        None if names.len() > 1 => {
-            return Err(files.selection("it holds several images".to_owned(), &names));
-        }
-        None => index.manifests.iter().collect(),
-    };
-    match chosen[..] {
-        [] => Err(files.selection(
-            tag.map_or_else(|| "it is empty".to_owned(), |tag| format!("there is no `{tag}`")),
-            &names,
-        )),
-        [entry] => {
-            let digest = entry["digest"].as_str().unwrap_or_default();
-            digest.parse().map(Top::Blob).map_err(|e| wrong(format!("a digest is wrong: {e}")))
-        }
-        _ => {
-            let index = json!({ "schemaVersion": 2, "manifests": chosen });
-            Ok(Top::Index(index.to_string().into_bytes()))
-        }
+    Ok(index.manifests)
+}
+
+/// Chooses from `index.json`.
+fn layout_top(files: &Files, tag: Option<&str>, limits: &TransferLimits) -> Result<Top, Reason> {
+    let entries = layout_entries(files, limits)?;
+    let names = layout_names(&entries);
+    if tag.is_none() && names.len() > 1 {
+        return Err(files.selection("it holds several images".to_owned(), &names));
+    }
+    let chosen: Vec<&Value> =
+        entries.iter().filter(|entry| tag.is_none_or(|tag| has_tag(entry, tag))).collect();
+    if chosen.is_empty() {
+        return Err(files.nothing(tag, &names));
+    }
+    top_of(&chosen)
+}
+
+/// What entries of one name mean together.
+fn top_of(entries: &[&Value]) -> Result<Top, Reason> {
+    if let [entry] = entries {
+        let digest = entry["digest"].as_str().unwrap_or_default();
+        return digest.parse().map(Top::Blob).map_err(|error| Reason::Document {
+            what: INDEX.to_owned(),
+            problem: format!("a digest is wrong: {error}"),
+        });
+    }
+    let index = json!({ "schemaVersion": 2, "manifests": entries });
+    Ok(Top::Index(index.to_string().into_bytes()))
+}
+
+/// An image as `docker save` described it before it used the layout.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+impl Saved {
+    fn names(&self) -> &[String] {
+        self.repo_tags.as_deref().unwrap_or_default()
     }
 }
 
-/// Makes a manifest from what `docker save` wrote before it used the layout. Its layers are plain
-/// tar archives, so their digests are the diff ids.
-fn docker_top(files: &Files, tag: Option<&str>, limits: &TransferLimits) -> Result<Top, Reason> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Saved {
-        config: String,
-        repo_tags: Option<Vec<String>>,
-        layers: Vec<String>,
-    }
+fn docker_names(images: &[Saved]) -> Vec<String> {
+    images.iter().flat_map(Saved::names).cloned().collect()
+}
+
+fn is_tag(name: &str, tag: &str) -> bool {
+    name == tag || name.rsplit_once(':').is_some_and(|name| name.1 == tag)
+}
+
+/// The images of `manifest.json`.
+fn docker_images(files: &Files, limits: &TransferLimits) -> Result<Vec<Saved>, Reason> {
     let wrong = |problem: String| Reason::Document { what: DOCKER_MANIFEST.to_owned(), problem };
     let bytes = files.read(DOCKER_MANIFEST, limits.manifest_bytes, DOCKER_MANIFEST)?;
     let images: Vec<Saved> = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
-    let names: Vec<String> =
-        images.iter().flat_map(|image| image.repo_tags.iter().flatten().cloned()).collect();
+    if images.len() > limits.index_entries {
+        return Err(wrong(format!("more than {} images", limits.index_entries)));
+    }
+    Ok(images)
+}
+
+/// Chooses from `manifest.json`.
+fn docker_top(files: &Files, tag: Option<&str>, limits: &TransferLimits) -> Result<Top, Reason> {
+    let images = docker_images(files, limits)?;
+    let names = docker_names(&images);
     let image = match (tag, &images[..]) {
         (None, [image]) => image,
         (None, _) => {
             let problem = format!("it holds {} images", images.len());
             return Err(files.selection(problem, &names));
         }
-        (Some(tag), all) => {
-            let is_tag =
-                |name: &String| name == tag || name.rsplit_once(':').is_some_and(|n| n.1 == tag);
-            all.iter()
-                .find(|image| image.repo_tags.iter().flatten().any(is_tag))
-                .ok_or_else(|| files.selection(format!("there is no `{tag}`"), &names))?
-        }
+        (Some(tag), all) => all
+            .iter()
+            .find(|image| image.names().iter().any(|name| is_tag(name, tag)))
+            .ok_or_else(|| files.nothing(Some(tag), &names))?,
     };
+    docker_image(files, image, limits)
+}
+
+/// Makes a manifest of what `docker save` wrote. Its layers are plain tar archives, so their digests
+/// are the diff ids.
+fn docker_image(files: &Files, image: &Saved, limits: &TransferLimits) -> Result<Top, Reason> {
+    let wrong = |problem: String| Reason::Document { what: DOCKER_MANIFEST.to_owned(), problem };
     let config = files.read(&image.config, limits.config_bytes, "the image configuration")?;
     let diff_ids = super::config::parse(&config).map_err(wrong)?.diff_ids;
     if diff_ids.len() != image.layers.len() {
@@ -252,12 +361,34 @@ fn docker_top(files: &Files, tag: Option<&str>, limits: &TransferLimits) -> Resu
 }
 
 impl Files {
+    /// A layout directory.
+    fn layout(root: &Path) -> Result<Self, Reason> {
+        let files = Self::Dir(root.to_owned());
+        if files.open(MARKER)?.is_none() || files.open(INDEX)?.is_none() {
+            return Err(match root.exists() {
+                true => Reason::NotALayout(root.to_owned()),
+                false => Reason::NoSuchPath(root.to_owned()),
+            });
+        }
+        Ok(files)
+    }
+
+    /// Whether an archive holds a layout, else what `docker save` wrote. Archives of newer engines
+    /// hold both; the layout is the one with verified digests.
+    fn is_layout(&self) -> Result<bool, Reason> {
+        if self.open(MARKER)?.is_some() && self.open(INDEX)?.is_some() {
+            return Ok(true);
+        }
+        if self.open(DOCKER_MANIFEST)?.is_some() {
+            return Ok(false);
+        }
+        let problem = "neither `index.json` nor `manifest.json` is in it".to_owned();
+        Err(Reason::Archive { path: self.path().to_owned(), problem })
+    }
+
     /// Notes where the members of an archive are.
-    fn scan(path: &Path) -> Result<Self, Reason> {
+    fn scan(path: &Path, file: File) -> Result<Self, Reason> {
         let wrong = |problem: String| Reason::Archive { path: path.to_owned(), problem };
-        let file = open(path)
-            .and_then(|file| file.ok_or_else(|| io::ErrorKind::NotFound.into()))
-            .map_err(|source| file_error(path, source))?;
         let mut magic = [0; 2];
         let got = std::os::unix::fs::FileExt::read_at(&file, &mut magic, 0);
         if got.is_ok_and(|n| n == 2) && magic == [0x1f, 0x8b] {
@@ -340,10 +471,24 @@ impl Files {
         file_error(&self.path().join(printable(name)), io::ErrorKind::NotFound.into())
     }
 
+    /// None of those that are there was meant.
+    fn nothing(&self, tag: Option<&str>, names: &[String]) -> Reason {
+        let problem =
+            tag.map_or_else(|| "it is empty".to_owned(), |tag| format!("there is no `{tag}`"));
+        self.selection(problem, names)
+    }
+
     fn selection(&self, problem: String, available: &[String]) -> Reason {
         let available = available.iter().map(|name| printable(name)).collect();
         Reason::Selection { path: self.path().to_owned(), problem: printable(&problem), available }
     }
+}
+
+/// Opens an archive.
+pub(super) fn open_archive(path: &Path) -> Result<File, Reason> {
+    open(path)
+        .and_then(|file| file.ok_or_else(|| io::ErrorKind::NotFound.into()))
+        .map_err(|source| file_error(path, source))
 }
 
 /// Opens a regular file; `None` when there is nothing. Never waits for the writer of a pipe.

@@ -35,10 +35,12 @@ use super::download::{Downloader, Layer, fetch, remove};
 use super::error::{Reason, printable};
 use super::http::HttpRegistry;
 use super::layer::{LayerError, Limits};
+use super::leftovers::sweep;
 use super::local::LocalImage;
 use super::lock::FileLock;
 use super::platform::Platform;
 use super::progress::{LayerInfo, Progress, ProgressEvent};
+use super::removal::crash_point;
 use super::rows::SourceKey;
 use super::source::Registry;
 use super::unpack::{LayerReader, Task, Unpacking};
@@ -109,13 +111,28 @@ pub(super) async fn take(
 
     let made = match cache.row(&resolved.digest)? {
         Some(record) => Made::found(record),
-        None => Job { cache, source, wanted, keep_local, progress }.make(resolved).await?,
+        None => {
+            let job = Job { cache, source, wanted, keep_local, progress };
+            job.make(resolved).await.inspect_err(|_| {
+                if keep_local {
+                    // What is a file elsewhere need not be kept to be continued.
+                    let names = layers.iter().flat_map(|layer| part_names(layer.digest.hex()));
+                    let _ = sweep(&cache.home, &*cache.rows, &names.collect(), false);
+                }
+            })?
+        }
     };
+    crash_point("image-before-row");
     cache.hold(&made.record.file)?;
     cache.name(key, &made.record, made.documents.as_ref())?;
     let (size_bytes, cached) = (made.record.size_bytes, made.cached);
     progress.event(ProgressEvent::Done { size_bytes, cached });
     Ok(made.record)
+}
+
+/// What a stored layer is called, whole and in part.
+fn part_names(hex: &str) -> [String; 2] {
+    [hex.to_owned(), format!("{hex}.part")]
 }
 
 /// An image that is there, but for its row.

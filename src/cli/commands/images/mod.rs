@@ -1,9 +1,11 @@
 //! `msb images`: the images on this machine.
 
 mod inspect;
+mod load;
 mod ls;
 mod prune;
 mod rm;
+mod save;
 
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +23,8 @@ pub(crate) fn run(ui: &Ui, command: Images) -> Result<Exit, CliError> {
         Images::Inspect(args) => inspect::run(ui, &args),
         Images::Rm(args) => rm::run(ui, &args),
         Images::Prune(args) => prune::run(ui, &args),
+        Images::Load(args) => load::run(ui, &args),
+        Images::Save(args) => save::run(ui, &args),
     }
 }
 
