@@ -93,6 +93,8 @@ fn config(home: &Home, dir: &Path) -> Result<VmConfig> {
     let boot = rootfs::boot_disk(home)?;
     Ok(VmConfig {
         run_id: "bench".to_owned(),
+        sandbox: "bench".to_owned(),
+        require_jail: false,
         kernel: setup::kernel(home)?,
         vcpus: 1,
         memory_mib: 512,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::image::{ImageRef, Platform};
@@ -124,6 +125,18 @@ pub(crate) struct Selection {
     pub(crate) allow_empty: bool,
 }
 
+/// How microVMs are run.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Machine {
+    /// How to run microVMs
+    #[arg(long, env = "MSB_DRIVER", value_name = "DRIVER", hide_env_values = true)]
+    pub(crate) driver: Option<String>,
+    /// Start nothing unless every layer of its jail holds; `msb doctor` shows them
+    #[arg(long, env = "MSB_REQUIRE_JAIL", hide_env_values = true)]
+    #[arg(value_parser = FalseyValueParser::new())]
+    pub(crate) require_jail: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Up {
     #[command(flatten)]
@@ -143,9 +156,8 @@ pub(crate) struct Up {
     /// Answer yes to every question
     #[arg(short, long)]
     pub(crate) yes: bool,
-    /// How to run microVMs
-    #[arg(long, env = "MSB_DRIVER", value_name = "DRIVER", hide_env_values = true)]
-    pub(crate) driver: Option<String>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
     /// How long to wait for another command that is changing the project
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
     pub(crate) lock_timeout: Millis,
@@ -275,9 +287,8 @@ pub(crate) struct Names {
     /// Only these sandboxes; default all
     #[arg(value_name = "SANDBOX")]
     pub(crate) names: Vec<Name>,
-    /// How to run microVMs
-    #[arg(long, env = "MSB_DRIVER", value_name = "DRIVER", hide_env_values = true)]
-    pub(crate) driver: Option<String>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
     /// How long to wait for another command that is changing the project
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
     pub(crate) lock_timeout: Millis,

@@ -13,7 +13,7 @@ use crate::store::{SandboxRow, Store};
 use crate::supervisor::ControlClient;
 use crate::supervisor::logs::LogRange;
 
-use super::args::Up;
+use super::args::{Machine, Up};
 use super::engine::{self, Request};
 use super::error::{CliError, Exit};
 use super::interrupt::{self, Listening};
@@ -101,7 +101,7 @@ impl Attached<'_> {
                 names: self.started.clone(),
                 ..PlanOptions::default()
             },
-            driver: None,
+            machine: Machine::default(),
             lock_timeout: self.args.lock_timeout,
             wait_timeout: None,
             dry_run: false,

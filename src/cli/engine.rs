@@ -24,7 +24,7 @@ use crate::spec::{Image, ImageSource, Millis, Name, Origins, Project, PullPolicy
 use crate::store::{Holder, Lease, Store};
 use crate::supervisor;
 
-use super::args::Global;
+use super::args::{Global, Machine};
 use super::error::{CliError, Exit};
 use super::interrupt::{self, OnInterrupt, Watch};
 use super::progress::{Drawing, summary};
@@ -39,7 +39,7 @@ pub(crate) struct Request<'a> {
     pub(crate) loaded: &'a Loaded,
     pub(crate) selected: BTreeSet<Name>,
     pub(crate) options: PlanOptions,
-    pub(crate) driver: Option<&'a str>,
+    pub(crate) machine: Machine,
     pub(crate) lock_timeout: Millis,
     pub(crate) wait_timeout: Option<Millis>,
     pub(crate) dry_run: bool,
@@ -254,7 +254,7 @@ fn needed_machine(
         matches!(step.action, Action::StartSandbox { .. } | Action::CreateSandbox { .. })
     };
     let needed = may_change || plan.steps.iter().any(starts);
-    needed.then(|| machine::machine(ui, home, request.driver)).transpose()
+    needed.then(|| machine::machine(ui, home, &request.machine)).transpose()
 }
 
 async fn change(

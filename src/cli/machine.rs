@@ -5,6 +5,7 @@ use crate::reconcile::BootParts;
 use crate::rootfs;
 use crate::runtime::{self, Chosen, DriverChoice, Kernel, setup};
 
+use super::args::Machine;
 use super::error::{CliError, Exit};
 use super::ui::Ui;
 
@@ -19,19 +20,21 @@ pub(crate) fn choice(driver: Option<&str>) -> Result<DriverChoice, CliError> {
 }
 
 /// The driver, the kernel and the boot disk; what is missing is an error that says how to get it.
-pub(crate) fn machine(ui: &Ui, home: &Home, driver: Option<&str>) -> Result<BootParts, CliError> {
-    let choice = choice(driver)?;
+pub(crate) fn machine(ui: &Ui, home: &Home, args: &Machine) -> Result<BootParts, CliError> {
+    let choice = choice(args.driver.as_deref())?;
+    let require_jail = args.require_jail;
     home.create()?;
     let Chosen { driver, fallback } = runtime::driver(choice, home)?;
     if let Some(reason) = fallback {
         ui.say(&format!("using the {} driver: {reason}\n", driver.name()));
     }
     if is_local(choice) {
-        return Ok(BootParts { driver: driver.name(), kernel: Kernel::default(), boot_disk: None });
+        let kernel = Kernel::default();
+        return Ok(BootParts { driver: driver.name(), kernel, boot_disk: None, require_jail });
     }
     let kernel = setup::kernel(home)?;
-    let boot_disk = rootfs::boot_disk(home)?;
-    Ok(BootParts { driver: driver.name(), kernel, boot_disk: Some(boot_disk) })
+    let boot_disk = Some(rootfs::boot_disk(home)?);
+    Ok(BootParts { driver: driver.name(), kernel, boot_disk, require_jail })
 }
 
 #[cfg(feature = "test-support")]

@@ -39,6 +39,8 @@ pub struct BootParts {
     pub kernel: Kernel,
     /// The disk that the agent boots from; none where the driver needs none.
     pub boot_disk: Option<PathBuf>,
+    /// Whether nothing may start when a layer of its jail is missing.
+    pub require_jail: bool,
 }
 
 /// The machine that plans are executed on.

@@ -47,6 +47,16 @@ struct Prepared {
     report: Option<OwnedFd>,
 }
 
+/// Between parent and child until exec.
+struct Pipes {
+    /// The child tells what became of it.
+    report: OwnedFd,
+    /// The child waits here for [`Plan::map`] in the parent, for its error number or 0.
+    wait: OwnedFd,
+    /// The parent's end of that.
+    mapped: OwnedFd,
+}
+
 /// Strings and the terminated array of pointers to them that exec wants.
 struct Pointers {
     _strings: Vec<CString>,
@@ -132,7 +142,7 @@ fn prepare(command: &VmCommand, links: &VmLinks, confined: bool) -> io::Result<P
         }
         fds.push((fd, passed.number));
     }
-    let plan = if confined { Plan::confined(command)? } else { Plan::open(false)? };
+    let plan = if confined { Plan::confined(command)? } else { Plan::open()? };
     let argv = [command.program.as_os_str()]
         .into_iter()
         .chain(command.args.iter().map(OsString::as_os_str));
@@ -160,8 +170,10 @@ fn start(prepared: &mut Prepared) -> io::Result<Child> {
     let (report, low) = pipe_with(PipeFlags::CLOEXEC)?;
     let report_in = out_of_the_way(&low)?;
     drop(low);
-    let (pid, pidfd) = fork(prepared, &report_in)?;
-    drop(report_in);
+    let (low, mapped) = pipe_with(PipeFlags::CLOEXEC)?;
+    let pipes = Pipes { report: report_in, wait: out_of_the_way(&low)?, mapped };
+    drop(low);
+    let (pid, pidfd) = fork(prepared, pipes)?;
     let mut child =
         Child { pid, start_time: 0, pidfd, jail: JailReport::default(), exit: Mutex::new(None) };
     let mut told = Vec::new();
@@ -174,18 +186,23 @@ fn start(prepared: &mut Prepared) -> io::Result<Child> {
         return Err(io::Error::from_raw_os_error(errno));
     }
     child.jail = jail::report(outcome);
+    prepared.plan.accept(&child.jail)?;
     child.start_time = start_time(pid)?;
     // Its own end must be the only one, or the end of the report never comes.
     prepared.fds.clear();
     if let Some(report) = prepared.report.take() {
         let report = Report::receive(File::from(report))?;
         report.error.map_or(Ok(()), |error| Err(io::Error::other(error)))?;
+        if let Some(why) = report.filter {
+            jail::not_filtered(&mut child.jail, why);
+            prepared.plan.accept(&child.jail)?;
+        }
     }
     Ok(child)
 }
 
 /// Clones with the most isolation that is granted.
-fn fork(prepared: &Prepared, report: &OwnedFd) -> io::Result<(u32, OwnedFd)> {
+fn fork(prepared: &Prepared, pipes: Pipes) -> io::Result<(u32, OwnedFd)> {
     let mut refused = 0;
     for &flags in prepared.plan.clone_flags() {
         let mut pidfd: libc::c_int = -1;
@@ -202,11 +219,16 @@ fn fork(prepared: &Prepared, report: &OwnedFd) -> io::Result<(u32, OwnedFd)> {
             )
         };
         match pid {
-            0 => in_child(prepared, report, flags, refused),
+            0 => in_child(prepared, &pipes, flags, refused),
             1.. => {
                 // SAFETY: the kernel made this descriptor for us.
                 let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                return Ok((u32::try_from(pid).map_err(io::Error::other)?, pidfd));
+                let pid = u32::try_from(pid).map_err(io::Error::other)?;
+                let mapped = prepared.plan.map(pid, flags);
+                let code = mapped.err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EPERM));
+                // A child that is gone tells by its report.
+                let _ = rustix::io::write(&pipes.mapped, &code.to_ne_bytes());
+                return Ok((pid, pidfd));
             }
             _ => refused = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM),
         }
@@ -215,15 +237,16 @@ fn fork(prepared: &Prepared, report: &OwnedFd) -> io::Result<(u32, OwnedFd)> {
 }
 
 /// The child from clone to exec. Everything here is async-signal-safe.
-fn in_child(prepared: &Prepared, report: &OwnedFd, flags: i32, refused: i32) -> ! {
+fn in_child(prepared: &Prepared, pipes: &Pipes, flags: i32, refused: i32) -> ! {
     let fail = |error: Errno| {
-        let _ = rustix::io::write(report, &error.raw_os_error().to_ne_bytes());
+        let _ = rustix::io::write(&pipes.report, &error.raw_os_error().to_ne_bytes());
         // SAFETY: ends this process without running anything of the parent's.
         unsafe { libc::_exit(127) }
     };
     let _ = rustix::process::setsid();
     // So that no directory is kept busy.
     let _ = rustix::process::chdir(c"/");
+    let mapped = wait_for_parent(pipes);
     // SAFETY: plain numbers and a valid, empty signal set; handlers of the parent must not run
     // here, and a blocked or ignored signal would be inherited by the program.
     unsafe {
@@ -246,8 +269,12 @@ fn in_child(prepared: &Prepared, report: &OwnedFd, flags: i32, refused: i32) -> 
     unsafe {
         libc::syscall(libc::SYS_close_range, FLOOR, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
-    let outcome = prepared.plan.enter(flags, refused);
-    let _ = rustix::io::write(report, &outcome.encode());
+    let outcome = prepared.plan.enter(flags, refused, mapped);
+    let _ = rustix::io::write(&pipes.report, &outcome.encode());
+    if prepared.plan.refuses(&outcome) {
+        // SAFETY: as in `fail`.
+        unsafe { libc::_exit(127) }
+    }
     // SAFETY: the program and both arrays are terminated and owned by `prepared`.
     unsafe {
         libc::execve(
@@ -256,6 +283,20 @@ fn in_child(prepared: &Prepared, report: &OwnedFd, flags: i32, refused: i32) -> 
             prepared.envp.pointers.as_ptr(),
         );
         fail(Errno::from_raw_os_error(*libc::__errno_location()))
+    }
+}
+
+/// How the parent's part of the jail came out. Async-signal-safe.
+fn wait_for_parent(pipes: &Pipes) -> Result<(), Errno> {
+    // SAFETY: a copy of the parent's descriptor that nothing here uses. With it the end of the
+    // parent would not be the end of the pipe.
+    unsafe { libc::close(pipes.mapped.as_raw_fd()) };
+    let mut code = [0; 4];
+    match rustix::io::read(&pipes.wait, &mut code)? {
+        4 if code == [0; 4] => Ok(()),
+        4 => Err(Errno::from_raw_os_error(i32::from_ne_bytes(code))),
+        // SAFETY: ends this process without running anything: its parent is gone.
+        _ => unsafe { libc::_exit(1) },
     }
 }
 

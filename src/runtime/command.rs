@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub struct VmConfig {
     /// Names this run of the sandbox; shown as the name of the process.
     pub run_id: String,
+    /// The sandbox's id: the jail gives each its own user.
+    pub sandbox: String,
+    /// Whether it must not start when a layer of the jail is missing.
+    pub require_jail: bool,
     /// The kernel.
     pub kernel: Kernel,
     /// Virtual processors, at least 1.
@@ -58,6 +62,10 @@ pub struct VmCommand {
     pub writes: Vec<PathBuf>,
     /// Devices that it opens by path.
     pub devices: Vec<PathBuf>,
+    /// As in [`VmConfig`].
+    pub sandbox: String,
+    /// As in [`VmConfig`].
+    pub require_jail: bool,
 }
 
 /// A descriptor that a VM process inherits.

@@ -87,6 +87,23 @@ pub struct JailReport {
     pub layers: Vec<LayerReport>,
 }
 
+impl JailReport {
+    /// The layers that do not hold, and why.
+    pub fn missing(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.layers.iter().filter_map(|layer| Some((layer.layer, layer.unavailable.as_deref()?)))
+    }
+}
+
+/// A whole jail was required, and something of it is missing. Nothing was executed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the jail is not complete, and it is required to be: {}", list(.0))]
+pub struct IncompleteJail(pub JailReport);
+
+fn list(report: &JailReport) -> String {
+    let missing = report.missing().map(|(layer, why)| format!("{layer} ({why})"));
+    missing.collect::<Vec<_>>().join("; ")
+}
+
 /// Whether one layer of the jail holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerReport {

@@ -142,6 +142,8 @@ impl Driver for Krun {
             reads: [vm.kernel.library.clone()].into_iter().chain(disks(true)).collect(),
             writes: disks(false).collect(),
             devices: vec![PathBuf::from("/dev/kvm")],
+            sandbox: vm.sandbox.clone(),
+            require_jail: vm.require_jail,
         }
     }
 
@@ -167,6 +169,8 @@ mod tests {
         let krun = Krun { program: "/usr/bin/msb".into() };
         let command = krun.command(&VmConfig {
             run_id: "4f".to_owned(),
+            sandbox: "a1".to_owned(),
+            require_jail: false,
             kernel: Kernel { image: "/k/kernel.elf".into(), library: "/k/kernel.so".into() },
             vcpus: 2,
             memory_mib: 512,
@@ -210,6 +214,8 @@ mod tests {
                 devices: [
                     "/dev/kvm",
                 ],
+                sandbox: "a1",
+                require_jail: false,
             }
         "#]].assert_eq(&format!("{command:#?}\n"));
     }

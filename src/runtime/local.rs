@@ -61,7 +61,7 @@ impl Driver for Local {
         })
     }
 
-    fn command(&self, _: &VmConfig) -> VmCommand {
+    fn command(&self, vm: &VmConfig) -> VmCommand {
         VmCommand {
             program: self.agent.clone(),
             args: vec!["--local".into(), AGENT_FD.to_string().into()],
@@ -70,6 +70,8 @@ impl Driver for Local {
             reads: Vec::new(),
             writes: Vec::new(),
             devices: Vec::new(),
+            sandbox: vm.sandbox.clone(),
+            require_jail: false,
         }
     }
 

@@ -29,8 +29,8 @@ pub use agent_binary::AGENT;
 pub use child::start_time;
 pub use command::{Disk, Kernel, Passed, PassedFd, VmCommand, VmConfig};
 pub use driver::{
-    Capabilities, Chosen, Driver, DriverChoice, InvalidDriver, JailReport, LayerReport,
-    Unavailable, Vm, VmExit, WaitFuture, driver,
+    Capabilities, Chosen, Driver, DriverChoice, IncompleteJail, InvalidDriver, JailReport,
+    LayerReport, Unavailable, Vm, VmExit, WaitFuture, driver,
 };
 pub use krun::Krun;
 pub use links::{HostLinks, VmLinks, record_console};

@@ -194,6 +194,8 @@ impl Driver for Qemu {
             reads: vec![vm.kernel.image.clone()],
             writes: Vec::new(),
             devices,
+            sandbox: vm.sandbox.clone(),
+            require_jail: vm.require_jail,
         }
     }
 
@@ -236,6 +238,8 @@ mod tests {
         };
         let command = qemu.command(&VmConfig {
             run_id: "4f".to_owned(),
+            sandbox: "a1".to_owned(),
+            require_jail: false,
             kernel: Kernel { image: "/k/kernel.elf".into(), library: "/k/kernel.so".into() },
             vcpus: 2,
             memory_mib: 512,

@@ -13,6 +13,8 @@ const MAX_REPORT: u64 = 64 << 10;
 pub(super) struct Report {
     /// Why there will be no guest.
     pub(super) error: Option<String>,
+    /// Why it could not give up the system calls that a running guest does not need.
+    pub(super) filter: Option<String>,
 }
 
 impl Report {

@@ -39,6 +39,9 @@ pub struct LaunchConfig {
     /// How long the guest may take to boot, in milliseconds.
     #[serde(default = "default_boot_timeout_ms")]
     pub boot_timeout_ms: u64,
+    /// Whether the VM must not start when a layer of its jail is missing.
+    #[serde(default)]
+    pub require_jail: bool,
     /// The executable that has `__supervise`; default this one.
     #[serde(skip)]
     pub executable: Option<PathBuf>,

@@ -163,10 +163,8 @@ async fn run(orders: Orders, channel: &UnixStream) -> Result<(), String> {
         }
     };
     tracing::info!(run = identity.run_id, vm = vm.pid(), driver = driver.name(), "started");
-    for layer in &vm.jail().layers {
-        if let Some(why) = &layer.unavailable {
-            tracing::warn!(layer = layer.layer, why, "a layer of the jail does not hold");
-        }
+    for (layer, why) in vm.jail().missing() {
+        tracing::warn!(layer, why, "a layer of the jail does not hold");
     }
     let launched = Launched { pid: identity.pid, run_id: identity.run_id.clone() };
     let begun = || answer(channel, &Answer::Listening(launched));
@@ -325,6 +323,8 @@ fn start_vm(
     ];
     let vm = VmConfig {
         run_id: run_id.to_owned(),
+        sandbox: config.id.clone(),
+        require_jail: config.require_jail,
         kernel: config.kernel.clone(),
         vcpus: config.spec.cpus,
         memory_mib: config.spec.memory.mib(),

@@ -243,6 +243,8 @@ fn setup_says_what_pip_said_and_how_to_get_pip() {
 fn config() -> VmConfig {
     VmConfig {
         run_id: "test".to_owned(),
+        sandbox: "test".to_owned(),
+        require_jail: false,
         kernel: Kernel::default(),
         vcpus: 1,
         memory_mib: 64,
@@ -322,8 +324,8 @@ fn the_jail_holds_nothing_but_programs() {
     let (dir, home) = home();
     fs::write(dir.path().join("secret"), "secret").unwrap();
     let probe = format!(
-        "echo *; echo /etc/*; cat {0}/secret; echo x > {0}/made; echo x > /usr/made; id -u; \
-         hostname; kill -9 {1}",
+        "echo *; echo /etc/*; read line < {0}/secret; echo $line; echo x > {0}/made; echo x > /usr/made; \
+         kill -9 {1}; exec id -u",
         dir.path().display(),
         std::process::id()
     );

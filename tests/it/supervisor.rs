@@ -96,6 +96,7 @@ impl Bench {
             image_file: None,
             upper: None,
             boot_timeout_ms: DEFAULT_BOOT_TIMEOUT_MS,
+            require_jail: false,
             executable: Some(env!("CARGO_BIN_EXE_msb").into()),
             local_agent: None,
         }

@@ -127,6 +127,8 @@ impl Files {
         };
         VmConfig {
             run_id: "test".to_owned(),
+            sandbox: "test".to_owned(),
+            require_jail: false,
             kernel: setup::kernel(home()).unwrap(),
             vcpus: 1,
             memory_mib: 256,

@@ -1,6 +1,6 @@
 //! `msb down`: stop and remove.
 
-use crate::cli::args::{Down, Global};
+use crate::cli::args::{Down, Global, Machine};
 use crate::cli::engine::{self, Request};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::ui::Ui;
@@ -21,7 +21,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Down) -> Result<Exit, CliErro
             grace: args.timeout,
             ..PlanOptions::default()
         },
-        driver: None,
+        machine: Machine::default(),
         lock_timeout: args.lock_timeout,
         wait_timeout: None,
         dry_run: args.dry_run,

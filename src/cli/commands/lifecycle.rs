@@ -44,7 +44,7 @@ fn run(
             grace,
             ..PlanOptions::default()
         },
-        driver: args.driver.as_deref(),
+        machine: args.machine.clone(),
         lock_timeout: args.lock_timeout,
         wait_timeout: None,
         dry_run: false,

@@ -28,7 +28,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         loaded: &loaded,
         selected: selected.clone(),
         options: options(&args.selection, &selected, args.wait),
-        driver: args.driver.as_deref(),
+        machine: args.machine.clone(),
         lock_timeout: args.lock_timeout,
         wait_timeout: args.wait.then_some(args.wait_timeout),
         dry_run: args.dry_run,

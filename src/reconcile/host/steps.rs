@@ -222,6 +222,7 @@ impl RealHost {
             image_file: Some(record.file),
             upper: Some(upper),
             boot_timeout_ms: supervisor::DEFAULT_BOOT_TIMEOUT_MS,
+            require_jail: machine.require_jail,
             executable: None,
             local_agent: None,
         })

@@ -14,6 +14,7 @@ use krun as sys;
 use krun_sys as sys;
 
 use super::{AGENT_FD, CONFIG_FD, CONSOLE_FD, Config, KERNEL_WORDS, REPORT_FD};
+use crate::runtime::jail::{Filter, guest_filter};
 use crate::runtime::report::Report;
 
 /// The longest configuration, in bytes.
@@ -37,7 +38,8 @@ pub fn run() -> ExitCode {
         Ok(context) => (context, None),
         Err(why) => (0, Some(why)),
     };
-    Report { error: why.clone() }.send(report);
+    let filter = guest_filter().map_err(io::Error::from).and_then(Filter::install_for_all_threads);
+    Report { error: why.clone(), filter: filter.err().map(|error| error.to_string()) }.send(report);
     let why = why.unwrap_or_else(|| {
         #[allow(unused_unsafe, reason = "generated bindings make every function unsafe")]
         // SAFETY: the context is complete. The call takes this process over.

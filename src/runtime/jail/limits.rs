@@ -1,0 +1,83 @@
+//! What a VM process may use up, and the capabilities that it can never have.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::last_errno;
+use crate::runtime::{Passed, VmCommand};
+
+/// Descriptors of a VM process.
+const DESCRIPTORS: u64 = 1024;
+/// Threads: a processor each of up to 255, and the workers of block devices.
+const THREADS: u64 = 512;
+/// Capabilities are numbered from 0; the kernel refuses the first that it does not know.
+const LAST_CAPABILITY: u32 = 63;
+
+/// The limits, prepared in the parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// The size beyond which no file can be written, in bytes: a disk cannot be made larger than
+    /// the largest that was handed out. Devices are as large as they are.
+    file: u64,
+    /// Whether threads are counted per sandbox; see [`Limits::of`].
+    threads: bool,
+}
+
+impl Limits {
+    /// For `command`, whose process is a user of its own when `other`.
+    ///
+    /// Threads are counted per user, since Linux 5.14 per user and user namespace. Where the
+    /// user's other processes count, a limit would depend on them.
+    pub(super) fn of(command: &VmCommand, other: bool) -> Self {
+        let passed = command.fds.iter().filter_map(|fd| match &fd.what {
+            Passed::Disk(disk) if !disk.readonly => Some(&disk.path),
+            _ => None,
+        });
+        let size = |path: &PathBuf| fs::metadata(path).map_or(0, |meta| meta.len());
+        let file = passed.chain(&command.writes).map(size).max().unwrap_or(0);
+        Self { file, threads: other || counts_by_namespace() }
+    }
+
+    /// Applies them. Runs between fork and exec.
+    pub(super) fn apply(self) -> Result<(), Errno> {
+        // No image of the guest's memory on disk.
+        limit(Resource::Core, 0)?;
+        limit(Resource::Nofile, DESCRIPTORS)?;
+        limit(Resource::Fsize, self.file)?;
+        // Nothing has to stay in memory.
+        limit(Resource::Memlock, 0)?;
+        if self.threads { limit(Resource::Nproc, THREADS) } else { Ok(()) }
+    }
+}
+
+fn limit(resource: Resource, most: u64) -> Result<(), Errno> {
+    let most = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
+    setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+}
+
+fn counts_by_namespace() -> bool {
+    let version = rustix::system::uname();
+    let mut numbers =
+        version.release().to_str().unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
+    (next(), next()) >= (5, 14)
+}
+
+/// Empties the bounding set, from which a root process would regain everything at exec. Without
+/// privileges there is nothing to drop: exec as an ordinary user leaves none.
+pub(super) fn drop_capabilities() -> Result<(), Errno> {
+    for capability in 0..=LAST_CAPABILITY {
+        // SAFETY: the call takes plain numbers.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+            match last_errno() {
+                Errno::INVAL => break,
+                Errno::PERM if !rustix::process::geteuid().is_root() => break,
+                error => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! System call filters: what is not listed fails with `EPERM`.
+//!
+//! Two filters, each compiled once per process:
+//! - [`program`] for a whole VM process, from just before exec. It must allow what any QEMU and the
+//!   start of libkrun need, one exec among it. No filter can count: exec stays possible until the
+//!   VMM closes it, QEMU by its own `-sandbox spawn=deny` before it builds the machine, libkrun's
+//!   process by the second filter. What could be executed in between are the system's programs,
+//!   under the same filter and in the same jail.
+//! - [`guest`] for a process that is about to run a guest with libkrun: neither exec nor further
+//!   filters.
+//!
+//! In both there are threads but no processes, and descriptors only of files: no socket of any
+//! family is made, connected or bound. `clone3`, whose flags a filter cannot see, and `io_uring`,
+//! which it cannot see into, are as if the kernel did not have them, for which every user of them
+//! is prepared.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::OnceLock;
+
+use rustix::io::Errno;
+use seccompiler::SeccompCmpArgLen::Dword;
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+use seccompiler::{
+    BackendError, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, apply_filter,
+    apply_filter_all_threads, sock_filter,
+};
+
+/// The type byte of `ioctl` requests to KVM.
+const KVM_REQUESTS: u64 = 0xAE00;
+const REQUEST_TYPE: u64 = 0xFF00;
+/// Stands for the process's own id, which is known when the filter is installed.
+const OWN_PID: u32 = 0x7AB1_E51D;
+/// A compiled filter is shorter.
+const MAX_INSTRUCTIONS: usize = 2048;
+
+/// Calls whose arguments do not matter.
+#[rustfmt::skip]
+const PLAIN: &[i64] = &[
+    // Files that are open, and opening by path.
+    libc::SYS_read, libc::SYS_write, libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_readv,
+    libc::SYS_writev, libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2,
+    libc::SYS_openat, libc::SYS_close, libc::SYS_close_range, libc::SYS_lseek, libc::SYS_fstat,
+    libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_statfs, libc::SYS_fstatfs,
+    libc::SYS_readlinkat, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_getdents64,
+    libc::SYS_getcwd, libc::SYS_dup, libc::SYS_dup3, libc::SYS_fcntl, libc::SYS_flock,
+    libc::SYS_fallocate, libc::SYS_ftruncate, libc::SYS_fsync, libc::SYS_fdatasync,
+    libc::SYS_sync_file_range, libc::SYS_fadvise64, libc::SYS_copy_file_range,
+    libc::SYS_sendfile, libc::SYS_splice, libc::SYS_memfd_create, libc::SYS_pipe2,
+    // Sockets that were inherited.
+    libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_recvmsg, libc::SYS_sendmsg,
+    libc::SYS_recvmmsg, libc::SYS_sendmmsg, libc::SYS_getsockopt, libc::SYS_setsockopt,
+    libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_shutdown,
+    // Waiting.
+    libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_epoll_create1, libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_eventfd2, libc::SYS_signalfd4,
+    libc::SYS_timerfd_create, libc::SYS_timerfd_settime, libc::SYS_timerfd_gettime,
+    libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_futex, libc::SYS_futex_waitv,
+    libc::SYS_sched_yield, libc::SYS_restart_syscall,
+    // Memory.
+    libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect,
+    libc::SYS_madvise, libc::SYS_msync, libc::SYS_mincore, libc::SYS_membarrier,
+    libc::SYS_mbind, libc::SYS_get_mempolicy, libc::SYS_set_mempolicy,
+    // Signals to itself, timers, clocks.
+    libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigtimedwait, libc::SYS_rt_sigpending, libc::SYS_sigaltstack,
+    libc::SYS_timer_create, libc::SYS_timer_settime, libc::SYS_timer_gettime,
+    libc::SYS_timer_getoverrun, libc::SYS_timer_delete, libc::SYS_setitimer, libc::SYS_getitimer,
+    libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_gettimeofday, libc::SYS_times,
+    // Itself and its threads.
+    libc::SYS_getpid, libc::SYS_gettid, libc::SYS_getppid, libc::SYS_getuid, libc::SYS_geteuid,
+    libc::SYS_getgid, libc::SYS_getegid, libc::SYS_getresuid, libc::SYS_getresgid,
+    libc::SYS_getgroups, libc::SYS_getpgid, libc::SYS_getsid, libc::SYS_capget,
+    libc::SYS_set_tid_address, libc::SYS_set_robust_list, libc::SYS_get_robust_list,
+    libc::SYS_rseq, libc::SYS_sched_getaffinity, libc::SYS_sched_setaffinity,
+    libc::SYS_sched_getparam, libc::SYS_sched_getscheduler, libc::SYS_sched_get_priority_max,
+    libc::SYS_sched_get_priority_min, libc::SYS_getpriority, libc::SYS_getcpu,
+    libc::SYS_getrusage, libc::SYS_prlimit64, libc::SYS_uname, libc::SYS_sysinfo,
+    libc::SYS_getrandom, libc::SYS_umask, libc::SYS_exit, libc::SYS_exit_group,
+];
+
+/// Older forms of the above that only some processors have.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const OLD: &[i64] = &[
+    libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink,
+    libc::SYS_getdents, libc::SYS_dup2, libc::SYS_pipe, libc::SYS_poll, libc::SYS_select,
+    libc::SYS_epoll_create, libc::SYS_epoll_wait, libc::SYS_eventfd, libc::SYS_signalfd,
+    libc::SYS_getpgrp, libc::SYS_getrlimit, libc::SYS_time, libc::SYS_alarm, libc::SYS_pause,
+    libc::SYS_arch_prctl,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD: &[i64] = &[];
+
+/// Only for the start of a VM process.
+const START: &[i64] = &[libc::SYS_execve, libc::SYS_seccomp];
+
+/// Requests to devices and terminals beside those to KVM. Not among them: `TIOCSTI`, which types
+/// into a terminal.
+const REQUESTS: [u64; 15] = [
+    libc::TCGETS,
+    libc::TCSETS,
+    libc::TCSETSW,
+    libc::TCSETSF,
+    libc::TIOCGWINSZ,
+    libc::FIONREAD,
+    libc::FIONBIO,
+    libc::FIOCLEX,
+    libc::FIONCLEX,
+    BLKGETSIZE64,
+    BLKSSZGET,
+    BLKPBSZGET,
+    BLKDISCARD,
+    BLKZEROOUT,
+    BLKFLSBUF,
+];
+const BLKFLSBUF: u64 = 0x1261;
+const BLKSSZGET: u64 = 0x1268;
+const BLKDISCARD: u64 = 0x1277;
+const BLKPBSZGET: u64 = 0x127B;
+const BLKZEROOUT: u64 = 0x127F;
+const BLKGETSIZE64: u64 = 0x8008_1272;
+
+/// Options of `prctl`. Not among them: `PR_SET_PDEATHSIG`, with which a process outlives its
+/// parent, and `PR_SET_PTRACER`.
+const OPTIONS: [i32; 13] = [
+    libc::PR_SET_NAME,
+    libc::PR_GET_NAME,
+    libc::PR_GET_DUMPABLE,
+    libc::PR_SET_NO_NEW_PRIVS,
+    libc::PR_GET_NO_NEW_PRIVS,
+    libc::PR_GET_SECCOMP,
+    libc::PR_CAPBSET_READ,
+    libc::PR_SET_TIMERSLACK,
+    libc::PR_GET_TIMERSLACK,
+    libc::PR_MCE_KILL,
+    libc::PR_SET_THP_DISABLE,
+    libc::PR_GET_THP_DISABLE,
+    libc::PR_SET_VMA,
+];
+
+/// A pair of compiled filters: what is allowed, and what is said not to exist.
+#[derive(Debug)]
+pub(in crate::runtime) struct Filter {
+    allowed: Vec<sock_filter>,
+    absent: Vec<sock_filter>,
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+type Compiled = OnceLock<Result<Filter, Errno>>;
+
+/// The filter of a VM process from exec on.
+pub(super) fn program() -> Result<&'static Filter, Errno> {
+    static PROGRAM: Compiled = OnceLock::new();
+    PROGRAM.get_or_init(|| compile(true)).as_ref().map_err(|error| *error)
+}
+
+/// The filter of a process that is about to run a guest with libkrun.
+pub(in crate::runtime) fn guest() -> Result<&'static Filter, Errno> {
+    static GUEST: Compiled = OnceLock::new();
+    GUEST.get_or_init(|| compile(false)).as_ref().map_err(|error| *error)
+}
+
+impl Filter {
+    /// Installs it for this thread and those that it starts. Runs between fork and exec.
+    pub(super) fn install(&self) -> Result<(), Errno> {
+        self.apply(|program| apply_filter(program))
+    }
+
+    /// Installs it for every thread of this process. `no_new_privs` is set as a side effect.
+    pub(in crate::runtime) fn install_for_all_threads(&self) -> io::Result<()> {
+        self.apply(|program| apply_filter_all_threads(program)).map_err(io::Error::from)
+    }
+
+    fn apply(
+        &self,
+        install: impl Fn(&[sock_filter]) -> Result<(), seccompiler::Error>,
+    ) -> Result<(), Errno> {
+        let mut copy = [const { sock_filter { code: 0, jt: 0, jf: 0, k: 0 } }; MAX_INSTRUCTIONS];
+        let copy = copy.get_mut(..self.allowed.len()).ok_or(Errno::TOOBIG)?;
+        copy.clone_from_slice(&self.allowed);
+        let pid = rustix::process::getpid().as_raw_pid().unsigned_abs();
+        for instruction in copy.iter_mut().filter(|instruction| instruction.k == OWN_PID) {
+            instruction.k = pid;
+        }
+        for program in [self.absent.as_slice(), copy] {
+            install(program).map_err(|error| match error {
+                seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => {
+                    Errno::from_io_error(&error).unwrap_or(Errno::INVAL)
+                }
+                _ => Errno::INVAL,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn compile(start: bool) -> Result<Filter, Errno> {
+    let denied = libc::EPERM.unsigned_abs();
+    let allowed = rules(start)
+        .and_then(|rules| build(rules, SeccompAction::Errno(denied), SeccompAction::Allow));
+    let unknown = [libc::SYS_clone3, libc::SYS_io_uring_setup];
+    let absent = build(
+        unknown.into_iter().map(|call| (call, Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
+    );
+    match (allowed, absent) {
+        (Ok(allowed), Ok(absent)) => Ok(Filter { allowed, absent }),
+        // Only where the processor is unknown to the compiler.
+        _ => Err(Errno::NOTSUP),
+    }
+}
+
+fn build(
+    rules: Rules,
+    otherwise: SeccompAction,
+    listed: SeccompAction,
+) -> Result<Vec<sock_filter>, BackendError> {
+    let processor = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, otherwise, listed, processor)?.try_into()
+}
+
+fn rules(start: bool) -> Result<Rules, BackendError> {
+    let own_pid = u64::from(OWN_PID);
+    let plain = PLAIN.iter().chain(OLD).chain(if start { START } else { &[] });
+    let mut rules: Rules = plain.map(|call| (*call, Vec::new())).collect();
+    // Only threads, and no namespaces.
+    let thread = libc::CLONE_THREAD.unsigned_abs();
+    let spaces = (libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP)
+        .unsigned_abs();
+    let clone =
+        SeccompCondition::new(0, Dword, MaskedEq(u64::from(thread | spaces)), u64::from(thread))?;
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![clone])?]);
+    rules.insert(libc::SYS_tgkill, any_of(0, [own_pid])?);
+    let request = SeccompCondition::new(1, Dword, MaskedEq(REQUEST_TYPE), KVM_REQUESTS)?;
+    let mut requests = any_of(1, REQUESTS)?;
+    requests.push(SeccompRule::new(vec![request])?);
+    rules.insert(libc::SYS_ioctl, requests);
+    let options = OPTIONS.into_iter().chain(start.then_some(libc::PR_SET_SECCOMP));
+    rules.insert(
+        libc::SYS_prctl,
+        any_of(0, options.map(|option| u64::from(option.unsigned_abs())))?,
+    );
+    // Let through to the other filter, which says that they do not exist.
+    rules.insert(libc::SYS_clone3, Vec::new());
+    rules.insert(libc::SYS_io_uring_setup, Vec::new());
+    Ok(rules)
+}
+
+/// One rule for each of the values that argument `index` may have.
+fn any_of(
+    index: u8,
+    values: impl IntoIterator<Item = u64>,
+) -> Result<Vec<SeccompRule>, BackendError> {
+    let rule = |value| SeccompRule::new(vec![SeccompCondition::new(index, Dword, Eq, value)?]);
+    values.into_iter().map(rule).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_compile_and_fit() {
+        for start in [true, false] {
+            let filter = compile(start).unwrap();
+            assert!(filter.allowed.len() < MAX_INSTRUCTIONS, "{}", filter.allowed.len());
+            let patched = filter.allowed.iter().filter(|step| step.k == OWN_PID).count();
+            assert_eq!(patched, 1);
+        }
+    }
+
+    #[test]
+    fn what_starts_a_program_is_not_for_a_guest() {
+        let (program, guest) = (rules(true).unwrap(), rules(false).unwrap());
+        for call in START {
+            assert!(program.contains_key(call) && !guest.contains_key(call));
+        }
+        for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_ptrace, libc::SYS_kill] {
+            assert!(!program.contains_key(&call));
+        }
+    }
+}
