@@ -51,13 +51,17 @@ pub(crate) fn driver_name() -> String {
 
 /// The driver that the suite runs on.
 pub(crate) fn vm_driver() -> Box<dyn Driver> {
+    vm_driver_of(home())
+}
+
+pub(crate) fn vm_driver_of(home: &Home) -> Box<dyn Driver> {
     let choice: DriverChoice = driver_name().parse().unwrap();
     let missing = |error: Unavailable| -> ! { panic!("{error}; {}", error.help) };
     if choice == DriverChoice::Krun {
-        let krun = Krun::find(home()).unwrap_or_else(|error| missing(error));
+        let krun = Krun::find(home).unwrap_or_else(|error| missing(error));
         return Box::new(krun.program(env!("CARGO_BIN_EXE_msb").into()));
     }
-    driver(choice, home()).unwrap_or_else(|error| missing(error)).driver
+    driver(choice, home).unwrap_or_else(|error| missing(error)).driver
 }
 
 /// An image with busybox, root, `nobody` and what `add` adds.

@@ -6,6 +6,7 @@ use msb::runtime::VmExit;
 use msb_protocol::{ExecFailure, ExecOutput, ExecRequest, ExitStatus};
 
 use crate::guest::{Files, Guest, sh};
+use crate::jail::missing;
 
 fn code(code: i32) -> ExecOutput {
     ExecOutput::Exited(ExitStatus::Code(code))
@@ -15,7 +16,7 @@ fn code(code: i32) -> ExecOutput {
 async fn a_guest_through_three_boots() {
     let files = Files::new();
     let guest = files.boot().await;
-    assert_eq!(guest.vm.jail().layers.iter().find(|layer| layer.unavailable.is_some()), None);
+    assert_eq!(missing(guest.vm.jail()), []);
     commands(&guest).await;
     users(&guest).await;
     machine(&guest).await;

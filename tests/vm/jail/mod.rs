@@ -1,0 +1,234 @@
+//! The jail of either driver, from inside: this program takes the place of the VMM.
+
+mod attempts;
+
+use std::fs::{self, File, Permissions};
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use msb::home::Home;
+use msb::runtime::{
+    Disk, Driver, DriverChoice, JailReport, Kernel, Passed, VmConfig, VmExit, driver,
+};
+use msb::store::Store;
+
+use crate::guest::vm_driver_of;
+use attempts::{ATTEMPTS, Targets, Verdict};
+
+/// Names what there is to be had, as JSON.
+const TARGETS: &str = "JAIL_TARGETS";
+/// Set when only what is easy is tried.
+const EASY: &str = "JAIL_EASY";
+/// An ordinary user and group, of nobody.
+const STRANGER: u32 = 64_999;
+const DISK_BYTES: u64 = 1 << 20;
+
+/// Layers that do not hold here although they could: all kernels that run guests have the others.
+pub(crate) fn missing(report: &JailReport) -> Vec<(&'static str, &str)> {
+    let optional = |why: &str| why.starts_with("this kernel has none");
+    report.missing().filter(|(layer, why)| *layer != "landlock" || !optional(why)).collect()
+}
+
+/// A machine full of treasures, all of them open to everyone.
+struct Machine {
+    _dir: tempfile::TempDir,
+    targets: Targets,
+    _listeners: (TcpListener, UnixListener, UnixListener),
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("home"));
+        home.create().unwrap();
+        drop(Store::open(&home).unwrap());
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("msb-jail-{}", std::process::id());
+        let name = SocketAddr::from_abstract_name(&address).unwrap();
+        let socket = home.socket("other");
+        let unix = UnixListener::bind(&socket).unwrap();
+        let targets = Targets {
+            state: home.root().to_owned(),
+            database: home.database(),
+            disk: home.root().join("other.ext4"),
+            parent: i32::try_from(std::process::id()).unwrap(),
+            port: tcp.local_addr().unwrap().port(),
+            address,
+            devices: block_devices(),
+            own_fd: None,
+            own_path: dir.path().join("own.ext4"),
+            own_bytes: DISK_BYTES,
+            socket,
+        };
+        let _listeners = (tcp, unix, UnixListener::bind_addr(&name).unwrap());
+        for path in [&targets.disk, &targets.own_path] {
+            File::create(path).unwrap().set_len(DISK_BYTES).unwrap();
+        }
+        fs::copy("/bin/sh", targets.state.join("program")).unwrap();
+        for path in [&targets.database, &targets.disk, &targets.socket] {
+            fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap();
+        }
+        for path in [dir.path(), home.root(), targets.socket.parent().unwrap()] {
+            fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+        }
+        Self { _dir: dir, targets, _listeners }
+    }
+
+    fn config(&self) -> VmConfig {
+        VmConfig {
+            run_id: "test".to_owned(),
+            sandbox: "test".to_owned(),
+            require_jail: false,
+            kernel: Kernel::default(),
+            vcpus: 1,
+            memory_mib: 256,
+            disks: vec![Disk {
+                serial: "upper".to_owned(),
+                path: self.targets.own_path.clone(),
+                readonly: false,
+            }],
+        }
+    }
+
+    /// Runs this program in the place of the VMM of `driver`, and gives back what it tried.
+    async fn run(&self, driver: &dyn Driver, easy: bool) -> (JailReport, Vec<(String, String)>) {
+        let mut command = driver.command(&self.config());
+        let mut targets = self.targets.clone();
+        let disk = command.fds.iter().find(|fd| matches!(fd.what, Passed::Disk(_)));
+        targets.own_fd = disk.map(|fd| fd.number);
+        command.program = std::env::current_exe().unwrap();
+        command.args =
+            ["--exact", "jail::prisoner", "--ignored", "--nocapture", "--test-threads=1"]
+                .map(Into::into)
+                .to_vec();
+        command.env = vec![(TARGETS.into(), serde_json::to_string(&targets).unwrap().into())];
+        if easy {
+            command.env.push((EASY.into(), "1".into()));
+        }
+        command.reads.clear();
+        command.fds.retain(|fd| fd.what != Passed::Report);
+        let (links, host) = driver.links().unwrap();
+        let vm = driver.spawn(command, links).unwrap();
+        if !easy {
+            assert_its_own_user(vm.pid());
+        }
+        let text = tokio::task::spawn_blocking(move || read_to_end(host.console)).await.unwrap();
+        assert_eq!(vm.wait().await.unwrap(), VmExit::Code(0), "{text}");
+        let lines = text.lines().filter_map(|line| line.split_once('\t'));
+        let lines = lines.map(|(name, verdict)| (name.to_owned(), verdict.to_owned()));
+        (vm.jail().clone(), lines.collect())
+    }
+}
+
+/// Until nobody holds the other end, be it a socket or a terminal.
+fn read_to_end(console: std::os::fd::OwnedFd) -> String {
+    rustix::io::ioctl_fionbio(&console, false).unwrap();
+    let (mut file, mut bytes) = (File::from(console), Vec::new());
+    match file.read_to_end(&mut bytes) {
+        Err(error) if error.raw_os_error() != Some(libc::EIO) => panic!("{error}"),
+        _ => String::from_utf8_lossy(&bytes).into_owned(),
+    }
+}
+
+/// Seen from here it is not root, even when this process is.
+fn assert_its_own_user(pid: u32) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for field in ["Uid:", "Gid:"] {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        let own = rustix::process::geteuid();
+        for id in line.split_ascii_whitespace() {
+            assert_ne!(id, "0", "{status}");
+            assert!(own.is_root() || field == "Gid:" || id == own.as_raw().to_string(), "{status}");
+        }
+    }
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+}
+
+fn block_devices() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/dev").unwrap().map(|entry| entry.unwrap());
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_block_device()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Not a test: what runs in the place of the VMM.
+#[test]
+#[ignore = "the helper process of other tests"]
+fn prisoner() {
+    let targets = std::env::var(TARGETS).expect("only another test starts this");
+    let targets: Targets = serde_json::from_str(&targets).unwrap();
+    let easy = std::env::var_os(EASY).is_some();
+    // SAFETY: plain numbers. Without this a file that grows too large ends the process.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    println!();
+    for attempt in ATTEMPTS.iter().filter(|attempt| attempt.easy || !easy) {
+        let (verdict, why) = attempt.verdict(&targets);
+        println!("{}\t{verdict:?} {why}", attempt.name);
+    }
+}
+
+/// Every attempt is denied, by name.
+async fn every_attempt_is_denied() {
+    let machine = Machine::new();
+    let driver = vm_driver_of(&Home::at(&machine.targets.state));
+    let (report, tried) = machine.run(&*driver, false).await;
+    assert_eq!(missing(&report), []);
+    let denied = format!("{:?} ", Verdict::Denied);
+    let mut wrong = Vec::new();
+    for attempt in ATTEMPTS {
+        match tried.iter().find(|(name, _)| name == attempt.name) {
+            Some((_, verdict)) if verdict.starts_with(&denied) => {}
+            Some((name, verdict)) => wrong.push(format!("{name}: {verdict}")),
+            None => wrong.push(format!("{}: not tried", attempt.name)),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(tried.len() >= 40 && tried.len() == ATTEMPTS.len());
+    assert_eq!(fs::metadata(&machine.targets.own_path).unwrap().len(), DISK_BYTES);
+}
+
+#[tokio::test]
+async fn root_is_denied_every_attempt() {
+    assert!(rustix::process::geteuid().is_root(), "this test needs root");
+    every_attempt_is_denied().await;
+}
+
+/// Not a test: the ordinary user.
+#[tokio::test]
+#[ignore = "the helper process of another test"]
+async fn ordinary_user() {
+    assert!(!rustix::process::geteuid().is_root());
+    every_attempt_is_denied().await;
+}
+
+#[test]
+fn an_ordinary_user_is_denied_every_attempt() {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "jail::ordinary_user", "--ignored", "--nocapture"]);
+    if rustix::process::geteuid().is_root() {
+        command.uid(STRANGER).gid(STRANGER);
+    }
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
+}
+
+/// What is easy without a jail succeeds without one: the attempts are real.
+#[tokio::test]
+async fn without_a_jail_what_is_easy_succeeds() {
+    let machine = Machine::new();
+    let home = Home::at(&machine.targets.state);
+    let local = driver(DriverChoice::Local, &home).unwrap().driver;
+    let (_, tried) = machine.run(&*local, true).await;
+    assert!(tried.len() > 20, "{tried:?}");
+    for (name, verdict) in &tried {
+        assert!(verdict.starts_with(&format!("{:?}", Verdict::Done)), "{name}: {verdict}");
+    }
+}
