@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Plan(Plan),
     /// List the project's sandboxes
     Ps(Ps),
+    /// Show all that is known of sandboxes, as JSON
+    Inspect(Select),
     /// List projects
     Ls(Ls),
     /// Show what the workloads write
@@ -211,6 +213,13 @@ pub(crate) struct Ps {
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Select {
+    /// Which sandboxes
+    #[arg(value_name = "SANDBOX", required = true)]
+    pub(crate) names: Vec<Name>,
 }
 
 #[derive(Debug, Args)]

@@ -315,6 +315,11 @@ impl Child {
         self.reap(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
     }
 
+    /// Waits for its end.
+    pub(super) fn end(&self) -> io::Result<VmExit> {
+        self.reap(WaitIdOptions::EXITED)?.ok_or_else(|| io::Error::other("it has not ended"))
+    }
+
     fn reap(&self, options: WaitIdOptions) -> io::Result<Option<VmExit>> {
         let mut exit = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
         if exit.is_none() {

@@ -14,7 +14,7 @@ mod agent_binary;
 mod child;
 mod command;
 mod driver;
-mod jail;
+pub mod jail;
 pub mod krun;
 mod kvm;
 mod links;

@@ -24,7 +24,7 @@ mod workload;
 pub use config::{DEFAULT_BOOT_TIMEOUT_MS, ImageDefaults, LaunchConfig, SandboxPaths};
 pub use control::{
     ControlClient, ControlError, ControlReply, ControlRequest, DeniedReason, ExecSession,
-    StatusEvent, Watch, wait_until,
+    JailLayer, StatusEvent, Watch, wait_until,
 };
 pub use identity::{boot_id, is_alive, kill, new_id, open as open_process, own, start_time};
 pub use launch::{LaunchError, Launched, launch};

@@ -18,7 +18,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, filter::LevelFilter, reload};
 
-use super::control::{Clients, Socket, StatusEvent, serve};
+use super::control::{Clients, JailLayer, Socket, StatusEvent, serve};
 use super::launch::{Answer, Launched, Orders};
 use super::link::{attend, chain};
 use super::logs::LogWriter;
@@ -201,11 +201,12 @@ async fn attend_run(
     let sinks = Sinks { link, notices: notices_in, health: health_in, changes };
     let log = LogWriter::new(&paths.logs());
     let driver = config.driver.clone();
+    let jail = JailLayer::all(vm.jail());
     let run = Run::new(config, identity, vm, log, sinks);
     let (watchers, status) = watch::channel(run.event());
     let recorder = tokio::task::spawn_local(record(subject, changed, watchers, || drop(hold)));
     let clients = Clients::default();
-    let serving = tokio::task::spawn_local(serve(socket, clients.clone(), asked_in, status));
+    let serving = tokio::task::spawn_local(serve(socket, clients.clone(), asked_in, status, jail));
     begun();
     let (mut last, sinks) = run.until_the_end(Sources { notices, asked, health, terminate }).await;
     let _ = tokio::time::timeout(LAST_WORDS, console).await;

@@ -16,7 +16,7 @@ pub(super) fn decide(
     request: &ControlRequest,
 ) -> Result<(), DeniedReason> {
     match (request, phase) {
-        (ControlRequest::Status | ControlRequest::Watch, _) => Ok(()),
+        (ControlRequest::Status | ControlRequest::Watch | ControlRequest::Jail, _) => Ok(()),
         (_, Phase::Ended) => Err(DeniedReason::Stopping),
         (ControlRequest::Stop { .. } | ControlRequest::Kill | ControlRequest::Update(_), _) => {
             Ok(())

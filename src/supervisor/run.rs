@@ -258,7 +258,7 @@ impl Run {
         let sessions = MAX_SESSIONS - self.sessions.available_permits();
         requests::decide(self.state.phase(), sessions, &request)?;
         match request {
-            ControlRequest::Status | ControlRequest::Watch => {}
+            ControlRequest::Status | ControlRequest::Watch | ControlRequest::Jail => {}
             ControlRequest::Stop { grace_ms } => {
                 let grace = grace_ms.map_or(self.config.spec.stop_grace_period, Millis::from_ms);
                 self.take(Input::Stop(grace.duration()));

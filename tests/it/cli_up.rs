@@ -65,6 +65,42 @@ fn a_project_comes_up_in_order_and_goes_down() {
 }
 
 #[test]
+fn what_is_known_is_one_document() {
+    let env = shop();
+    env.msb("up -d --wait").expect(0);
+    let inspect = || -> serde_json::Value {
+        serde_json::from_str(&env.msb("inspect db check").expect(0).stdout).unwrap()
+    };
+    let document = inspect();
+    let db = &document["sandboxes"][0];
+    assert_eq!((&db["name"], &db["health"]), (&"db".into(), &"healthy".into()));
+    assert_eq!(db["run_id"].as_str(), env.row("db").run.as_ref().map(|run| run.run_id.as_str()));
+    assert_eq!(db["spec"]["env"]["LEVEL"], "one");
+    let layers: Vec<_> = db["jail"].as_array().unwrap().iter().map(|l| &l["layer"]).collect();
+    assert_eq!(layers, ["no new privileges", "death with the parent"]);
+    assert_eq!(document["sandboxes"][1]["exit_code"], 0);
+    env.msb("stop db").expect(0);
+    let stopped = &inspect()["sandboxes"][0];
+    for key in ["supervisor_pid", "vm_pid", "run_id", "jail"] {
+        assert!(stopped[key].is_null(), "{stopped}");
+    }
+    env.msb("inspect db nobody").expect(1);
+}
+
+#[test]
+fn doctor_tries_the_jail() {
+    let env = Environment::new();
+    let text = env.msb("doctor --format json").stdout;
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let layers = document["jail"].as_array().unwrap_or_else(|| panic!("no jail in {text}"));
+    assert_eq!(layers.len(), 10);
+    for layer in layers {
+        assert_eq!(layer["applied"] == true, layer["reason"].is_null(), "{layer}");
+    }
+    assert!(env.msb("doctor").stdout.contains("jail            no new privileges\n"));
+}
+
+#[test]
 fn one_edited_field_changes_exactly_one_sandbox() {
     let env = shop();
     env.msb("up -d --wait").expect(0);

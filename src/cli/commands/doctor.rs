@@ -1,5 +1,7 @@
 //! `msb doctor`: what this machine has, what it lacks, and how to get it.
 
+use std::io;
+
 use serde_json::{Value, json};
 
 use crate::cli::args::{Format, Formatted};
@@ -9,6 +11,7 @@ use crate::cli::ui::{Tone, Ui};
 use crate::home::Home;
 use crate::runtime::{self, Capabilities, DriverChoice, Qemu, Unavailable, setup};
 use crate::store::Store;
+use crate::supervisor::JailLayer;
 
 /// One thing that was looked at.
 struct Check {
@@ -34,11 +37,24 @@ pub(crate) fn run(ui: &Ui, args: &Formatted) -> Result<Exit, CliError> {
     let mut checks = vec![state_directory(&home), store(&home)];
     checks.extend(drivers(&home));
     checks.push(kernel(&home));
+    let jail = match jail(&home).transpose() {
+        Ok(layers) => layers,
+        Err(error) => {
+            let help = Some("VMs cannot be confined here".to_owned());
+            let found = error.to_string();
+            checks.push(Check { what: "jail", state: State::Worse, found, help });
+            None
+        }
+    };
     match args.format {
-        Format::Text => text(ui, &checks)?,
+        Format::Text => {
+            checks.extend(jail.iter().flatten().map(layer));
+            text(ui, &checks)?;
+        }
         Format::Json => ui.json(&json!({
             "schema": "msb.doctor/1",
             "checks": checks.iter().map(document).collect::<Vec<_>>(),
+            "jail": jail,
         }))?,
     }
     let missing = checks.iter().any(|check| check.state == State::Missing);
@@ -133,6 +149,20 @@ fn drivers(home: &Home) -> Vec<Check> {
         });
     }
     checks
+}
+
+/// How a VM is confined, by really confining a program. Without a driver there is nothing to say.
+fn jail(home: &Home) -> Option<io::Result<Vec<JailLayer>>> {
+    let chosen = runtime::driver(DriverChoice::Auto, home).ok()?;
+    Some(runtime::jail::trial(&*chosen.driver).map(|report| JailLayer::all(&report)))
+}
+
+fn layer(layer: &JailLayer) -> Check {
+    let (state, found) = match &layer.reason {
+        None => (State::Good, layer.layer.clone()),
+        Some(reason) => (State::Worse, format!("{}: not available: {reason}", layer.layer)),
+    };
+    Check { what: "jail", state, found, help: None }
 }
 
 fn kernel(home: &Home) -> Check {

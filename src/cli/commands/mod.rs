@@ -8,6 +8,7 @@ mod down;
 mod exec;
 mod images;
 mod init;
+mod inspect;
 mod lifecycle;
 mod logs;
 mod ls;
@@ -37,6 +38,7 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Down(args) => down::run(ui, global, &args),
         Command::Plan(args) => plan::run(ui, global, &args),
         Command::Ps(args) => ps::run(ui, global, &args),
+        Command::Inspect(args) => inspect::run(ui, global, &args),
         Command::Ls(args) => ls::run(ui, &args),
         Command::Exec(args) => exec::run(ui, global, &args),
         Command::Logs(args) => logs::run(ui, global, &args),
@@ -65,6 +67,7 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Down(_)
             | Command::Plan(_)
             | Command::Ps(_)
+            | Command::Inspect(_)
             | Command::Ls(_)
             | Command::Exec(_)
             | Command::Logs(_)

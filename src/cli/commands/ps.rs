@@ -88,7 +88,8 @@ fn age(row: &SandboxRow, now: i64) -> String {
     }
 }
 
-fn image(row: &SandboxRow) -> String {
+/// The reference that it was made from, or its short digest.
+pub(super) fn image(row: &SandboxRow) -> String {
     match serde_json::from_str::<SandboxSpec>(&row.spec_json) {
         Ok(spec) => spec.image.source.to_string(),
         Err(_) => row

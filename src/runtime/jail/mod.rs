@@ -20,6 +20,7 @@ mod identity;
 mod landlock;
 mod limits;
 mod seccomp;
+mod trial;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -30,6 +31,7 @@ use crate::runtime::{IncompleteJail, JailReport, LayerReport, VmCommand};
 use identity::Identity;
 use limits::Limits;
 pub(super) use seccomp::{Filter, guest as guest_filter};
+pub use trial::{WORD, trial};
 
 /// Every namespace that isolates.
 const ALL: i32 = NAMESPACES | libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP;

@@ -7,7 +7,7 @@ use msb_protocol::{ExecRequest, FrameError, read_frame, write_message};
 use tokio::net::UnixStream;
 
 use super::socket::with_short_path;
-use super::{ControlReply, ControlRequest, DeniedReason, StatusEvent};
+use super::{ControlReply, ControlRequest, DeniedReason, JailLayer, StatusEvent};
 use crate::home::Home;
 use crate::spec::SandboxSpec;
 use crate::store::{RunIdentity, Store, StoreError};
@@ -81,7 +81,17 @@ impl ControlClient {
         match read_reply(&mut stream, &mut Vec::new()).await? {
             ControlReply::Status(event) => Ok(*event),
             ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
-            ControlReply::Accepted => Err(FrameError::Unexpected.into()),
+            _ => Err(FrameError::Unexpected.into()),
+        }
+    }
+
+    /// How the VM process is confined.
+    pub async fn jail(&self) -> Result<Vec<JailLayer>, ControlError> {
+        let mut stream = self.send(&ControlRequest::Jail).await?;
+        match read_reply(&mut stream, &mut Vec::new()).await? {
+            ControlReply::Jail(layers) => Ok(layers),
+            ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
+            _ => Err(FrameError::Unexpected.into()),
         }
     }
 
@@ -133,7 +143,7 @@ impl ControlClient {
         match read_reply(&mut stream, &mut Vec::new()).await? {
             ControlReply::Accepted => Ok(stream),
             ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
-            ControlReply::Status(_) => Err(FrameError::Unexpected.into()),
+            _ => Err(FrameError::Unexpected.into()),
         }
     }
 
@@ -161,7 +171,7 @@ impl Watch {
             Ok(Some(frame)) => match frame.message()? {
                 ControlReply::Status(event) => Ok(Some(*event)),
                 ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
-                ControlReply::Accepted => Err(FrameError::Unexpected.into()),
+                _ => Err(FrameError::Unexpected.into()),
             },
             Err(FrameError::Truncated) => Ok(None),
             Err(FrameError::Io(e)) if e.kind() == io::ErrorKind::ConnectionReset => Ok(None),

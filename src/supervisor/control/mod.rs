@@ -9,6 +9,7 @@
 //! Stop     → Accepted, or Denied
 //! Kill     → Accepted, or Denied
 //! Update   → Accepted, or Denied
+//! Jail     → the layers of the jail
 //! Exec     → Accepted, then what the agent protocol says of an exec stream; or Denied
 //! ```
 //!
@@ -20,5 +21,5 @@ mod server;
 mod socket;
 
 pub use client::{ControlClient, ControlError, ExecSession, Watch, wait_until};
-pub use protocol::{ControlReply, ControlRequest, DeniedReason, StatusEvent};
+pub use protocol::{ControlReply, ControlRequest, DeniedReason, JailLayer, StatusEvent};
 pub(super) use server::{Asked, Clients, Granted, Socket, serve};

@@ -3,6 +3,7 @@
 use msb_protocol::ExecRequest;
 use serde::{Deserialize, Serialize};
 
+use crate::runtime::JailReport;
 use crate::spec::{Health, SandboxSpec, Status};
 
 /// The first frame of a client.
@@ -25,6 +26,8 @@ pub enum ControlRequest {
     /// Run a command. What it leaves open (environment, working directory, user) is the sandbox's;
     /// its environment is merged over the sandbox's.
     Exec(Box<ExecRequest>),
+    /// How the VM process is confined.
+    Jail,
 }
 
 /// The first frame of the supervisor.
@@ -37,6 +40,31 @@ pub enum ControlReply {
     Denied(DeniedReason),
     /// The status.
     Status(Box<StatusEvent>),
+    /// The layers of the jail, in the order of application.
+    Jail(Vec<JailLayer>),
+}
+
+/// One layer of the jail of a VM process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailLayer {
+    /// The layer, such as `landlock`.
+    pub layer: String,
+    /// Whether it holds.
+    pub applied: bool,
+    /// Why it does not.
+    pub reason: Option<String>,
+}
+
+impl JailLayer {
+    /// Every layer of `report`.
+    pub fn all(report: &JailReport) -> Vec<Self> {
+        let layers = report.layers.iter().map(|layer| Self {
+            layer: layer.layer.to_owned(),
+            applied: layer.unavailable.is_none(),
+            reason: layer.unavailable.clone(),
+        });
+        layers.collect()
+    }
 }
 
 /// Why a request was denied.

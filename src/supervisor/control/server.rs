@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::socket::with_short_path;
-use super::{ControlReply, ControlRequest, DeniedReason, StatusEvent};
+use super::{ControlReply, ControlRequest, DeniedReason, JailLayer, StatusEvent};
 
 /// Connections at a time.
 const MAX_CLIENTS: usize = 256;
@@ -82,7 +82,9 @@ pub(in crate::supervisor) async fn serve(
     clients: Clients,
     asked: mpsc::Sender<Asked>,
     status: watch::Receiver<StatusEvent>,
+    jail: Vec<JailLayer>,
 ) {
+    let jail: Rc<[JailLayer]> = jail.into();
     let me = rustix::process::geteuid().as_raw();
     loop {
         let stream = match socket.0.accept().await {
@@ -106,7 +108,7 @@ pub(in crate::supervisor) async fn serve(
             }
             continue;
         }
-        set.spawn_local(attend(stream, asked.clone(), status.clone()));
+        set.spawn_local(attend(stream, asked.clone(), status.clone(), jail.clone()));
     }
 }
 
@@ -119,6 +121,7 @@ async fn attend(
     mut stream: UnixStream,
     asked: mpsc::Sender<Asked>,
     mut status: watch::Receiver<StatusEvent>,
+    jail: Rc<[JailLayer]>,
 ) {
     let mut buffer = Vec::new();
     let first = tokio::time::timeout(REQUEST_TIMEOUT, read_frame(&mut stream, &mut buffer)).await;
@@ -137,6 +140,9 @@ async fn attend(
             let _ = write_message(&mut stream, &ControlReply::Status(Box::new(event))).await;
         }
         ControlRequest::Watch => watch(stream, status).await,
+        ControlRequest::Jail => {
+            let _ = write_message(&mut stream, &ControlReply::Jail(jail.to_vec())).await;
+        }
         request => {
             let (answer, answered) = oneshot::channel();
             let denied = match asked.send(Asked { request, answer }).await {

@@ -35,6 +35,14 @@ pub(crate) fn missing(report: &JailReport) -> Vec<(&'static str, &str)> {
     report.missing().filter(|(layer, why)| *layer != "landlock" || !optional(why)).collect()
 }
 
+/// Whether every layer can hold here.
+pub(crate) fn can_be_whole() -> bool {
+    const VERSION: u32 = 1;
+    let number = libc::SYS_landlock_create_ruleset;
+    // SAFETY: without attributes the call answers with the version of Landlock.
+    unsafe { libc::syscall(number, std::ptr::null::<u8>(), 0, VERSION) > 0 }
+}
+
 /// A machine full of treasures, all of them open to everyone.
 struct Machine {
     _dir: tempfile::TempDir,
