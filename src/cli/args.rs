@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Rm(Rm),
     /// Get images, of the project's sandboxes or by reference
     Pull(Pull),
+    /// Ask the registries what image references mean, and write it to Sandboxfile.lock
+    Update(Update),
     /// Show and manage the images on this machine
     #[command(subcommand)]
     Images(Images),
@@ -125,6 +127,9 @@ pub(crate) struct Selection {
     /// Accept a Sandboxfile without sandboxes, which removes everything
     #[arg(long)]
     pub(crate) allow_empty: bool,
+    /// Refuse unless Sandboxfile.lock says what every image is
+    #[arg(long)]
+    pub(crate) locked: bool,
 }
 
 /// How microVMs are run.
@@ -333,6 +338,19 @@ pub(crate) struct Pull {
     /// Platform of the references, for instance `linux/arm64`; sandboxes state their own
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<Platform>,
+    /// Refuse unless Sandboxfile.lock says what the image of every sandbox is
+    #[arg(long)]
+    pub(crate) locked: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// Only the images of these sandboxes; default all, whatever the profiles
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    /// Say what would change and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]

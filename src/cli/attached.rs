@@ -102,6 +102,7 @@ impl Attached<'_> {
                 ..PlanOptions::default()
             },
             machine: Machine::default(),
+            locked: Vec::new(),
             lock_timeout: self.args.lock_timeout,
             wait_timeout: None,
             dry_run: false,

@@ -40,6 +40,8 @@ pub(crate) struct Request<'a> {
     pub(crate) selected: BTreeSet<Name>,
     pub(crate) options: PlanOptions,
     pub(crate) machine: Machine,
+    /// What images are, as the lock file states it.
+    pub(crate) locked: Vec<(Image, String)>,
     pub(crate) lock_timeout: Millis,
     pub(crate) wait_timeout: Option<Millis>,
     pub(crate) dry_run: bool,
@@ -111,6 +113,7 @@ pub(crate) fn look(
     loaded: &Loaded,
     selected: &BTreeSet<Name>,
     options: &PlanOptions,
+    locked: &[(Image, String)],
 ) -> Result<Look, CliError> {
     let home = project::home()?;
     let store = Store::open_read_only(&home)?.map(|store| Arc::new(Mutex::new(store)));
@@ -123,7 +126,7 @@ pub(crate) fn look(
         None => (ObservedState::default(), false),
     };
     let cache = store.map(|store| ImageCache::new(home.clone(), store as _));
-    let plan = make_plan(loaded, selected, options, &observed, cache.as_ref(), &[])?;
+    let plan = make_plan(loaded, selected, options, &observed, cache.as_ref(), locked)?;
     Ok(Look { home, plan, unfinished })
 }
 
@@ -210,7 +213,7 @@ pub(crate) fn run_with(
     on_interrupt: OnInterrupt,
 ) -> Result<Option<Done>, CliError> {
     let always = always_pulled(request);
-    let look = look(request.loaded, &request.selected, &request.options)?;
+    let look = look(request.loaded, &request.selected, &request.options, &request.locked)?;
     if request.dry_run {
         ui.data(&look.plan.to_string())?;
         return Ok(None);
@@ -227,7 +230,7 @@ pub(crate) fn run_with(
     runtime.block_on(change(ui, request, store, machine, &always, watch)).map(Some)
 }
 
-/// Images that a registry is asked for at every `up`.
+/// Images that a registry is asked for at every `up`: those of which the lock file says nothing.
 fn always_pulled<'a>(request: &Request<'a>) -> Vec<&'a Image> {
     let mut images: Vec<&Image> = Vec::new();
     if request.options.intent == Intent::Up && !request.dry_run {
@@ -235,7 +238,8 @@ fn always_pulled<'a>(request: &Request<'a>) -> Vec<&'a Image> {
             let Some(spec) = request.loaded.project.sandboxes.get(name) else { continue };
             let asks = spec.pull_policy == PullPolicy::Always
                 && matches!(spec.image.source, ImageSource::Oci(_));
-            if asks && !images.contains(&&spec.image) {
+            let is_locked = request.locked.iter().any(|(image, _)| *image == spec.image);
+            if asks && !is_locked && !images.contains(&&spec.image) {
                 images.push(&spec.image);
             }
         }
@@ -273,7 +277,7 @@ async fn change(
     // What the plan takes for granted stays until the sandboxes have their rows.
     let images = ImageCache::new(home.clone(), Arc::clone(&store) as _).holding();
     let access = RegistryAccess::new(&loaded.project.registries, |name| std::env::var(name).ok());
-    let mut resolved = Vec::new();
+    let mut resolved = request.locked.clone();
     for image in always {
         ui.say(&format!("image {}: asking the registry", image.source));
         resolved.push(((*image).clone(), images.refresh(image, &access).await?));

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::home::Home;
 use crate::image::ImageCache;
 use crate::reconcile;
-use crate::spec::{Image, Name, PullPolicy, SandboxKind, Status};
+use crate::spec::{Image, Name, PullPolicy, SandboxKind, SandboxSpec, Status};
 use crate::store::{ProjectRow, SandboxRow, Store};
 
 use super::args::{Global, Selection};
 use super::error::CliError;
+use super::lockfile::LockFile;
 use super::project::Loaded;
 
 /// Differs between versions of msb.
@@ -117,6 +118,7 @@ pub(crate) fn make(
     home: &Home,
     store: &Arc<Mutex<Store>>,
     loaded: &Loaded,
+    lock: &LockFile,
     selected: &BTreeSet<Name>,
     global: &Global,
     selection: &Selection,
@@ -125,13 +127,18 @@ pub(crate) fn make(
         let sandboxes = &loaded.project.sandboxes;
         selected.iter().filter_map(move |name| Some((name, sandboxes.get(name)?)))
     };
-    if loaded.files.is_empty() || specs().any(|(_, spec)| spec.pull_policy == PullPolicy::Always) {
+    // What the lock file states stays as long as that file does.
+    let locked = lock.locked(loaded, selected);
+    let is_locked = |image: &Image| locked.iter().any(|(other, _)| other == image);
+    let asks =
+        |spec: &SandboxSpec| spec.pull_policy == PullPolicy::Always && !is_locked(&spec.image);
+    if loaded.files.is_empty() || specs().any(|(_, spec)| asks(spec)) {
         return Ok(None);
     }
     let cache = ImageCache::new(home.clone(), Arc::clone(store) as _);
     let mut images: Vec<(Image, String)> = Vec::new();
     for (_, spec) in specs() {
-        if images.iter().any(|(image, _)| *image == spec.image) {
+        if is_locked(&spec.image) || images.iter().any(|(image, _)| *image == spec.image) {
             continue;
         }
         let Some(record) = cache.cached(&spec.image)? else { return Ok(None) };
@@ -143,7 +150,7 @@ pub(crate) fn make(
     let variables: Vec<String> = loaded.variables.iter().map(|(name, _)| name.clone()).collect();
     let fingerprint = Fingerprint {
         arguments: arguments(&loaded.files, global, selection),
-        files: loaded.stamps.clone(),
+        files: loaded.stamps.iter().chain(lock.stamp()).cloned().collect(),
         values: values(&variables),
         variables,
         images,

@@ -17,6 +17,7 @@ mod escape;
 mod fingerprint;
 mod interrupt;
 mod last_words;
+mod lockfile;
 mod log_lines;
 mod machine;
 mod progress;

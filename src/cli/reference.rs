@@ -13,7 +13,7 @@ const EXIT_CODES: &str = "\
 | 0 | done |
 | 1 | an operation failed |
 | 2 | `plan --detailed-exitcode`: there is something to do |
-| 3 | the Sandboxfile is invalid or missing |
+| 3 | the Sandboxfile or its lock file is invalid or missing, or `--locked` refused |
 | 4 | waiting took too long |
 | 5 | a dependency failed or is unhealthy |
 | 6 | another command is changing the project |
@@ -23,6 +23,31 @@ const EXIT_CODES: &str = "\
 | *n* | `exec`: the code of the command in the guest, 128 + *n* for signal *n* |
 | 130 | interrupted |
 | 141 | whoever read the output went away |
+";
+
+/// The documents of the image commands, as the reference states them.
+const DOCUMENTS: &str = "\
+Fields are added, never renamed or removed, within a version. Sizes are in bytes, `_ms` are milliseconds since the Unix epoch;
+`disk_bytes` is what the disk gives up, which for sparse files is less than their size.
+
+`msb.images/1` (`images ls`): `images`, a list of images, and `saving_bytes`, what layers in common save. An image has
+
+| field | meaning |
+|---|---|
+| `digest` | digest of its manifest: its identity |
+| `names` | what names it: `name` (a normalised reference, `dir:PATH` or `archive:PATH`) and the `platform` it was asked for |
+| `platform` | what it was made for, or null |
+| `disk_bytes` | its bootable file |
+| `layer_bytes`, `shared_bytes` | its compressed layers on this machine, and those of them that other images have too |
+| `pulled_ms` | when it came to this machine |
+| `used_by` | the sandboxes, running or not, whose disks belong to it: `project` and `sandbox` |
+
+`msb.image/1` (`images inspect`): the fields of an image, and `file` (its bootable file, or null), `config` (`entrypoint`, `cmd`, `env`,
+`workdir`, `user`, `stop_signal`, `labels`, `volumes`, `exposed_ports`; what is empty is left out) and `layers`, lowest first: `digest`,
+`size_bytes`, `stored` (whether it is on this machine) and `images` (how many images here have it).
+
+`msb.df/1` (`df`): `kinds`, a list of `kind` (`images`, `layers`, `sandboxes`, `other`), `count` (or null), `disk_bytes` and
+`reclaimable_bytes` (what `msb images prune --all` would free).
 ";
 
 /// The reference of every command, in Markdown.
@@ -37,7 +62,9 @@ pub fn reference() -> String {
          `NO_COLOR` turns colours off.\n\n",
     );
     section(&mut text, &mut root, "msb");
-    text.push_str("## Exit codes\n\n");
+    text.push_str("## JSON documents of images\n\n");
+    text.push_str(DOCUMENTS);
+    text.push_str("\n## Exit codes\n\n");
     text.push_str(EXIT_CODES);
     text
 }

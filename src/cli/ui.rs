@@ -137,6 +137,11 @@ impl Ui {
         Ok(())
     }
 
+    /// Standard output, for what is too much to have in memory.
+    pub(crate) fn data_writer(&self) -> impl io::Write {
+        io::BufWriter::new(io::stdout().lock())
+    }
+
     /// Writes `bytes` to standard error as they are.
     pub(crate) fn error_bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
         io::stderr().lock().write_all(bytes)?;

@@ -5,6 +5,7 @@
 //! is one row and one stat. Files get their names by rename when they are complete and on disk,
 //! so what has a name is whole; a row is written after the file.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -149,6 +150,17 @@ impl ImageCache {
             Ok(digest) => Ok(digest.into()),
             Err(reason) => Err(ImageError::new(&image.source, reason)),
         }
+    }
+
+    /// The digests of the images that the source names now: for the platform of `image`, and where
+    /// the source has several, for each that guests can have. Downloads nothing.
+    pub async fn resolve_for_all(
+        &self,
+        image: &Image,
+        access: &RegistryAccess,
+    ) -> Result<BTreeMap<Platform, Digest>, ImageError> {
+        let digests = pull::digests(self, image, access).await;
+        digests.map_err(|reason| ImageError::new(&image.source, reason))
     }
 
     /// [`ImageCache::resolve`], and when that image is on this machine the source names it from

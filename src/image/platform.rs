@@ -32,6 +32,15 @@ impl Platform {
         }
     }
 
+    /// Every platform that a guest of some machine has.
+    pub(super) fn guests() -> [Self; 2] {
+        ["amd64", "arm64"].map(|architecture| Self {
+            os: "linux".to_owned(),
+            architecture: architecture.to_owned(),
+            variant: None,
+        })
+    }
+
     /// How well an image for `offered` fits a request for `self`; lower is better, `None` not at
     /// all. A request without variant takes the plain image, else the variant that every machine
     /// of that architecture has, else the highest.

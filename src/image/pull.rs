@@ -14,6 +14,7 @@
 //! `msb images save` writes the image as it came.
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,17 @@ pub(super) async fn digest(
     let wanted = platform_of(image)?;
     let source = open_source(cache, image, access)?;
     Ok(wire::resolve(&*source, &wanted, &cache.limits).await?.digest)
+}
+
+/// Which images the source names: for the image's platform, and for the others of guests.
+pub(super) async fn digests(
+    cache: &ImageCache,
+    image: &Image,
+    access: &RegistryAccess,
+) -> Result<BTreeMap<Platform, Digest>, Reason> {
+    let wanted = platform_of(image)?;
+    let source = open_source(cache, image, access)?;
+    wire::resolve_all(&*source, &wanted, &Platform::guests(), &cache.limits).await
 }
 
 /// Makes the image that the source names exist, and the source point to it.

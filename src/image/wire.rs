@@ -1,5 +1,7 @@
 //! Manifests and indexes as they come over the wire: parsed, checked, reduced to what is used.
 
+use std::collections::BTreeMap;
+
 use oci_client::manifest::{ImageIndexEntry, OciDescriptor, OciImageIndex, OciImageManifest};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -44,6 +46,8 @@ enum Document {
 struct Entry {
     digest: Digest,
     platform: Option<Platform>,
+    /// Whether it says that it is an index in turn.
+    is_index: bool,
 }
 
 /// Which of the documents it is. One with the parts of both could be read differently by others
@@ -67,18 +71,64 @@ pub(super) async fn resolve(
     wanted: &Platform,
     limits: &TransferLimits,
 ) -> Result<Resolved, Reason> {
-    let mut digest: Option<Digest> = None;
+    let bytes = source.manifest(None).await?;
+    follow(source, bytes, wanted, limits).await
+}
+
+/// The digests of the images that the source's reference names: for `wanted`, and where it names an
+/// index, for those of `others` that are in it.
+pub(super) async fn resolve_all(
+    source: &dyn Registry,
+    wanted: &Platform,
+    others: &[Platform],
+    limits: &TransferLimits,
+) -> Result<BTreeMap<Platform, Digest>, Reason> {
+    let bytes = source.manifest(None).await?;
+    let own = Digest::of(&bytes);
+    let entries = match parse(&bytes, limits).map_err(|problem| document(&own, problem))? {
+        Document::Manifest(_) => return Ok(BTreeMap::from([(wanted.clone(), own)])),
+        Document::Index(entries) => entries,
+    };
+    let mut digests = BTreeMap::new();
+    let others = others.iter().filter(|other| *other != wanted);
+    for platform in std::iter::once(wanted).chain(others) {
+        let entry = match choose(&entries, platform) {
+            Err(Reason::NoPlatform { .. }) if platform != wanted => continue,
+            entry => entry?,
+        };
+        let digest = if entry.is_index || entry.platform.is_none() {
+            match follow(source, bytes.clone(), platform, limits).await {
+                Err(Reason::NoPlatform { .. }) if platform != wanted => continue,
+                resolved => resolved?.digest,
+            }
+        } else {
+            entry.digest.clone()
+        };
+        digests.insert(platform.clone(), digest);
+    }
+    Ok(digests)
+}
+
+/// The manifest of the image for `wanted` in the document `bytes`.
+async fn follow(
+    source: &dyn Registry,
+    mut bytes: Vec<u8>,
+    wanted: &Platform,
+    limits: &TransferLimits,
+) -> Result<Resolved, Reason> {
     for _ in 0..MAX_DEPTH {
-        let bytes = source.manifest(digest.as_ref()).await?;
         let own = Digest::of(&bytes);
         match parse(&bytes, limits).map_err(|problem| document(&own, problem))? {
             Document::Manifest(manifest) => {
                 return Ok(Resolved { digest: own, manifest, bytes });
             }
-            Document::Index(entries) => digest = Some(choose(&entries, wanted)?),
+            Document::Index(entries) => {
+                let digest = choose(&entries, wanted)?.digest.clone();
+                bytes = source.manifest(Some(&digest)).await?;
+            }
         }
     }
-    Err(document(&digest.unwrap_or_else(|| Digest::of(b"")), "indexes nest too deep".to_owned()))
+    Err(document(&Digest::of(&bytes), "indexes nest too deep".to_owned()))
 }
 
 /// The layers that a stored manifest names, lowest first; none where it makes no sense.
@@ -93,16 +143,16 @@ fn document(digest: &Digest, problem: String) -> Reason {
     Reason::Document { what: format!("manifest {digest}"), problem }
 }
 
-fn choose(entries: &[Entry], wanted: &Platform) -> Result<Digest, Reason> {
+fn choose<'a>(entries: &'a [Entry], wanted: &Platform) -> Result<&'a Entry, Reason> {
     let offered = entries.iter().filter_map(|entry| Some((entry, entry.platform.as_ref()?)));
     if let Some(index) = wanted.choose(offered.clone().map(|(_, platform)| platform))
         && let Some((entry, _)) = offered.clone().nth(index)
     {
-        return Ok(entry.digest.clone());
+        return Ok(entry);
     }
     // A sole image without a platform: its configuration says what it is for.
-    if let [Entry { digest, platform: None }] = entries {
-        return Ok(digest.clone());
+    if let [entry @ Entry { platform: None, .. }] = entries {
+        return Ok(entry);
     }
     let offered = offered.map(|(_, platform)| printable(&platform.to_string())).collect();
     Err(Reason::NoPlatform { wanted: wanted.to_string(), offered })
@@ -147,7 +197,12 @@ fn entry(entry: &ImageIndexEntry) -> Result<Entry, String> {
         architecture: canonical_architecture(&platform.architecture.to_string()).to_owned(),
         variant: platform.variant.clone().filter(|variant| !variant.is_empty()),
     });
-    Ok(Entry { digest, platform })
+    let is_index = [
+        oci_client::manifest::OCI_IMAGE_INDEX_MEDIA_TYPE,
+        oci_client::manifest::IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    ]
+    .contains(&entry.media_type.as_str());
+    Ok(Entry { digest, platform, is_index })
 }
 
 fn manifest(manifest: &OciImageManifest, limits: &TransferLimits) -> Result<Document, String> {

@@ -12,6 +12,7 @@ mod cli_crash;
 mod cli_docs;
 mod cli_faults;
 mod cli_images;
+mod cli_lock;
 mod cli_noop;
 mod cli_registry;
 mod cli_terminal;

@@ -22,6 +22,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Down) -> Result<Exit, CliErro
             ..PlanOptions::default()
         },
         machine: Machine::default(),
+        locked: Vec::new(),
         lock_timeout: args.lock_timeout,
         wait_timeout: None,
         dry_run: args.dry_run,

@@ -45,6 +45,7 @@ fn run(
             ..PlanOptions::default()
         },
         machine: args.machine.clone(),
+        locked: Vec::new(),
         lock_timeout: args.lock_timeout,
         wait_timeout: None,
         dry_run: false,

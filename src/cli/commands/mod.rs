@@ -18,6 +18,7 @@ mod pull;
 mod schema;
 mod setup;
 mod up;
+mod update;
 mod version;
 
 use super::args::{Cli, Command};
@@ -47,6 +48,7 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Restart(args) => lifecycle::restart(ui, global, &args),
         Command::Rm(args) => lifecycle::rm(ui, global, &args),
         Command::Pull(args) => pull::run(ui, global, &args),
+        Command::Update(args) => update::run(ui, global, &args),
         Command::Images(args) => images::run(ui, args),
         Command::Df(args) => df::run(ui, &args),
         Command::Config(args) => config::run(ui, global, &args),

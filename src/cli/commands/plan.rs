@@ -3,6 +3,7 @@
 use crate::cli::args::{Format, Global, Plan};
 use crate::cli::engine;
 use crate::cli::error::{CliError, Exit};
+use crate::cli::lockfile::LockFile;
 use crate::cli::project;
 use crate::cli::ui::Ui;
 
@@ -13,7 +14,12 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Plan) -> Result<Exit, CliErro
         selected = args.selection.names.iter().cloned().collect();
     }
     let options = super::up::options(&args.selection, &selected, false);
-    let look = engine::look(&loaded, &selected, &options)?;
+    let lock = LockFile::read(&loaded)?;
+    if args.selection.locked {
+        lock.require(ui, &loaded, &selected)?;
+    }
+    let locked = lock.locked(&loaded, &selected);
+    let look = engine::look(&loaded, &selected, &options, &locked)?;
     match args.format {
         Format::Text => ui.data(&look.plan.to_string())?,
         Format::Json => ui.json(&look.plan)?,

@@ -7,6 +7,7 @@ use crate::cli::args::{Global, Pull};
 use crate::cli::engine;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::interrupt::{self, OnInterrupt};
+use crate::cli::lockfile::LockFile;
 use crate::cli::progress::{Drawing, seconds};
 use crate::cli::project::{self, Loaded};
 use crate::cli::ui::Ui;
@@ -20,6 +21,8 @@ use crate::store::Store;
 struct Wanted {
     image: Image,
     origin: Option<Origin>,
+    /// What it is, as the lock file states it.
+    digest: Option<String>,
 }
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Pull) -> Result<Exit, CliError> {
@@ -72,7 +75,7 @@ fn wanted(ui: &Ui, global: &Global, args: &Pull, loaded: &Loaded) -> Result<Vec<
     for text in &args.names {
         match text.parse::<Name>().ok().filter(|name| sandboxes.contains_key(name)) {
             Some(name) => named.push(name),
-            None => add(&mut wanted, by_reference(text, args.platform.as_ref())?, None),
+            None => add(&mut wanted, by_reference(text, args.platform.as_ref())?, None, None),
         }
     }
     if args.platform.is_some() && (args.names.is_empty() || !named.is_empty()) {
@@ -84,6 +87,13 @@ fn wanted(ui: &Ui, global: &Global, args: &Pull, loaded: &Loaded) -> Result<Vec<
         (false, true) => return Ok(wanted),
         (false, false) => named.into_iter().collect(),
     };
+    let mut lock = LockFile::read(loaded)?;
+    if args.locked {
+        lock.require(ui, loaded, &selected)?;
+    } else {
+        lock = lock.complete(ui, loaded, &selected)?;
+    }
+    let locked = lock.locked(loaded, &selected);
     for name in &selected {
         let Some(spec) = sandboxes.get(name) else { continue };
         if spec.pull_policy == PullPolicy::Never {
@@ -92,7 +102,9 @@ fn wanted(ui: &Ui, global: &Global, args: &Pull, loaded: &Loaded) -> Result<Vec<
             ui.say(&format!("{name}: skipped, a disk image is used where it is"));
         } else {
             let origin = loaded.origins.get(&format!("sandbox.{name}.image"));
-            add(&mut wanted, spec.image.clone(), origin);
+            let digest = locked.iter().find(|(image, _)| *image == spec.image);
+            let digest = digest.map(|(_, digest)| digest.clone());
+            add(&mut wanted, spec.image.clone(), origin, digest);
         }
     }
     Ok(wanted)
@@ -105,18 +117,18 @@ fn by_reference(text: &str, platform: Option<&Platform>) -> Result<Image, CliErr
     Ok(Image { source, platform: platform.map(ToString::to_string) })
 }
 
-fn add(wanted: &mut Vec<Wanted>, image: Image, origin: Option<Origin>) {
-    if !wanted.iter().any(|other| other.image == image) {
-        wanted.push(Wanted { image, origin });
+fn add(wanted: &mut Vec<Wanted>, image: Image, origin: Option<Origin>, digest: Option<String>) {
+    if !wanted.iter().any(|other| other.image == image && other.digest == digest) {
+        wanted.push(Wanted { image, origin, digest });
     }
 }
 
 /// Pulls and nothing else; none needs another.
 fn plan(loaded: &Loaded, wanted: Vec<Wanted>) -> Plan {
-    let steps = (1..).zip(wanted).map(|(number, Wanted { image, origin })| Step {
+    let steps = (1..).zip(wanted).map(|(number, Wanted { image, origin, digest })| Step {
         id: StepId(number),
         resource: ResourceId::Image(image.source.to_string()),
-        action: Action::PullImage { image, policy: PullPolicy::Always, digest: None },
+        action: Action::PullImage { image, policy: PullPolicy::Always, digest },
         cause: Cause::Requested,
         origin,
         needs: Vec::new(),

@@ -8,6 +8,7 @@ use crate::cli::engine::{self, Done, Fingerprinter, Request};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::fingerprint;
 use crate::cli::interrupt::Listening;
+use crate::cli::lockfile::LockFile;
 use crate::cli::project::{self, Loaded};
 use crate::cli::ui::Ui;
 use crate::plan::{Intent, PlanOptions};
@@ -20,8 +21,15 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
     }
     let loaded = project::load(ui, global)?;
     let selected = selected(ui, &loaded, &args.selection, global)?;
-    let fingerprint: &Fingerprinter<'_> =
-        &|home, store| fingerprint::make(home, store, &loaded, &selected, global, &args.selection);
+    let mut lock = LockFile::read(&loaded)?;
+    if args.selection.locked {
+        lock.require(ui, &loaded, &selected)?;
+    } else if !args.dry_run {
+        lock = lock.complete(ui, &loaded, &selected)?;
+    }
+    let fingerprint: &Fingerprinter<'_> = &|home, store| {
+        fingerprint::make(home, store, &loaded, &lock, &selected, global, &args.selection)
+    };
     let begun_ms = crate::store::now_ms();
     let request = Request {
         command: "msb up",
@@ -29,6 +37,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         selected: selected.clone(),
         options: options(&args.selection, &selected, args.wait),
         machine: args.machine.clone(),
+        locked: lock.locked(&loaded, &selected),
         lock_timeout: args.lock_timeout,
         wait_timeout: args.wait.then_some(args.wait_timeout),
         dry_run: args.dry_run,

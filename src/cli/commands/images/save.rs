@@ -1,7 +1,7 @@
 //! `msb images save`.
 
 use std::fs;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -44,7 +44,7 @@ pub(super) fn run(ui: &Ui, args: &Save) -> Result<Exit, CliError> {
             return Err(CliError::message(Exit::Usage, message).hint("`-o FILE` writes a file"));
         }
         None => {
-            let mut out = BufWriter::new(io::stdout().lock());
+            let mut out = ui.data_writer();
             save(&project::home()?, &chosen, &mut out)?;
             out.flush()?;
         }
