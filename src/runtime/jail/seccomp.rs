@@ -6,8 +6,8 @@
 //!   VMM closes it, QEMU by its own `-sandbox spawn=deny` before it builds the machine, libkrun's
 //!   process by the second filter. What could be executed in between are the system's programs,
 //!   under the same filter and in the same jail.
-//! - [`guest`] for a process that is about to run a guest with libkrun: neither exec nor further
-//!   filters.
+//! - [`guest`] for a process that is about to run a guest with libkrun: no exec, no further
+//!   filters, no file that is made or emptied.
 //!
 //! In both there are threads but no processes, and descriptors only of files: no socket of any
 //! family is made, connected or bound. `clone3`, whose flags a filter cannot see, and `io_uring`,
@@ -34,66 +34,79 @@ const OWN_PID: u32 = 0x7AB1_E51D;
 /// A compiled filter is shorter.
 const MAX_INSTRUCTIONS: usize = 2048;
 
-/// Calls whose arguments do not matter.
+/// Calls for both, whatever their arguments.
 #[rustfmt::skip]
 const PLAIN: &[i64] = &[
-    // Files that are open, and opening by path.
+    // Files that are open, and what is known of those that are not.
     libc::SYS_read, libc::SYS_write, libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_readv,
     libc::SYS_writev, libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2,
-    libc::SYS_openat, libc::SYS_close, libc::SYS_close_range, libc::SYS_lseek, libc::SYS_fstat,
-    libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_statfs, libc::SYS_fstatfs,
-    libc::SYS_readlinkat, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_getdents64,
-    libc::SYS_getcwd, libc::SYS_dup, libc::SYS_dup3, libc::SYS_fcntl, libc::SYS_flock,
-    libc::SYS_fallocate, libc::SYS_ftruncate, libc::SYS_fsync, libc::SYS_fdatasync,
-    libc::SYS_sync_file_range, libc::SYS_fadvise64, libc::SYS_copy_file_range,
-    libc::SYS_sendfile, libc::SYS_splice, libc::SYS_memfd_create, libc::SYS_pipe2,
+    libc::SYS_close, libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx,
+    libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_readlinkat, libc::SYS_faccessat,
+    libc::SYS_faccessat2, libc::SYS_getcwd, libc::SYS_dup, libc::SYS_dup3, libc::SYS_fcntl,
+    libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_fadvise64,
     // Sockets that were inherited.
     libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_recvmsg, libc::SYS_sendmsg,
-    libc::SYS_recvmmsg, libc::SYS_sendmmsg, libc::SYS_getsockopt, libc::SYS_setsockopt,
-    libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_shutdown,
+    libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_getsockname, libc::SYS_getpeername,
+    libc::SYS_shutdown,
     // Waiting.
-    libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_epoll_create1, libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_eventfd2, libc::SYS_signalfd4,
-    libc::SYS_timerfd_create, libc::SYS_timerfd_settime, libc::SYS_timerfd_gettime,
-    libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_futex, libc::SYS_futex_waitv,
+    libc::SYS_ppoll, libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2, libc::SYS_timerfd_create, libc::SYS_timerfd_settime,
+    libc::SYS_timerfd_gettime, libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_futex,
     libc::SYS_sched_yield, libc::SYS_restart_syscall,
     // Memory.
     libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect,
-    libc::SYS_madvise, libc::SYS_msync, libc::SYS_mincore, libc::SYS_membarrier,
-    libc::SYS_mbind, libc::SYS_get_mempolicy, libc::SYS_set_mempolicy,
-    // Signals to itself, timers, clocks.
+    libc::SYS_madvise, libc::SYS_membarrier,
+    // Signals to itself, clocks.
     libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigtimedwait, libc::SYS_rt_sigpending, libc::SYS_sigaltstack,
-    libc::SYS_timer_create, libc::SYS_timer_settime, libc::SYS_timer_gettime,
-    libc::SYS_timer_getoverrun, libc::SYS_timer_delete, libc::SYS_setitimer, libc::SYS_getitimer,
-    libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_gettimeofday, libc::SYS_times,
+    libc::SYS_sigaltstack, libc::SYS_clock_gettime, libc::SYS_clock_getres,
+    libc::SYS_gettimeofday,
     // Itself and its threads.
-    libc::SYS_getpid, libc::SYS_gettid, libc::SYS_getppid, libc::SYS_getuid, libc::SYS_geteuid,
-    libc::SYS_getgid, libc::SYS_getegid, libc::SYS_getresuid, libc::SYS_getresgid,
-    libc::SYS_getgroups, libc::SYS_getpgid, libc::SYS_getsid, libc::SYS_capget,
-    libc::SYS_set_tid_address, libc::SYS_set_robust_list, libc::SYS_get_robust_list,
-    libc::SYS_rseq, libc::SYS_sched_getaffinity, libc::SYS_sched_setaffinity,
-    libc::SYS_sched_getparam, libc::SYS_sched_getscheduler, libc::SYS_sched_get_priority_max,
-    libc::SYS_sched_get_priority_min, libc::SYS_getpriority, libc::SYS_getcpu,
-    libc::SYS_getrusage, libc::SYS_prlimit64, libc::SYS_uname, libc::SYS_sysinfo,
-    libc::SYS_getrandom, libc::SYS_umask, libc::SYS_exit, libc::SYS_exit_group,
+    libc::SYS_getpid, libc::SYS_gettid, libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid,
+    libc::SYS_getegid, libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_sched_getaffinity,
+    libc::SYS_getcpu, libc::SYS_getrusage, libc::SYS_prlimit64, libc::SYS_uname,
+    libc::SYS_sysinfo, libc::SYS_getrandom, libc::SYS_exit, libc::SYS_exit_group,
 ];
 
-/// Older forms of the above that only some processors have.
+/// Further ones for any program.
+#[rustfmt::skip]
+const PROGRAM: &[i64] = &[
+    libc::SYS_execve, libc::SYS_seccomp,
+    libc::SYS_openat, libc::SYS_close_range, libc::SYS_getdents64, libc::SYS_flock,
+    libc::SYS_ftruncate, libc::SYS_sync_file_range, libc::SYS_copy_file_range,
+    libc::SYS_sendfile, libc::SYS_splice, libc::SYS_memfd_create, libc::SYS_pipe2,
+    libc::SYS_recvmmsg, libc::SYS_sendmmsg,
+    libc::SYS_pselect6, libc::SYS_epoll_pwait2, libc::SYS_signalfd4, libc::SYS_futex_waitv,
+    libc::SYS_msync, libc::SYS_mincore, libc::SYS_mbind, libc::SYS_get_mempolicy,
+    libc::SYS_set_mempolicy,
+    libc::SYS_rt_sigtimedwait, libc::SYS_rt_sigpending, libc::SYS_timer_create,
+    libc::SYS_timer_settime, libc::SYS_timer_gettime, libc::SYS_timer_getoverrun,
+    libc::SYS_timer_delete, libc::SYS_setitimer, libc::SYS_getitimer, libc::SYS_times,
+    libc::SYS_getppid, libc::SYS_getresuid, libc::SYS_getresgid, libc::SYS_getgroups,
+    libc::SYS_getpgid, libc::SYS_getsid, libc::SYS_capget, libc::SYS_set_tid_address,
+    libc::SYS_get_robust_list, libc::SYS_sched_setaffinity, libc::SYS_sched_getparam,
+    libc::SYS_sched_getscheduler, libc::SYS_sched_get_priority_max,
+    libc::SYS_sched_get_priority_min, libc::SYS_getpriority, libc::SYS_umask,
+];
+
+/// Older forms of the above, which only some processors have: for both, and for any program.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
-const OLD: &[i64] = &[
-    libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink,
-    libc::SYS_getdents, libc::SYS_dup2, libc::SYS_pipe, libc::SYS_poll, libc::SYS_select,
-    libc::SYS_epoll_create, libc::SYS_epoll_wait, libc::SYS_eventfd, libc::SYS_signalfd,
-    libc::SYS_getpgrp, libc::SYS_getrlimit, libc::SYS_time, libc::SYS_alarm, libc::SYS_pause,
-    libc::SYS_arch_prctl,
-];
+const OLD: (&[i64], &[i64]) = (
+    &[
+        libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_dup2,
+        libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_eventfd, libc::SYS_time,
+    ],
+    &[
+        libc::SYS_open, libc::SYS_getdents, libc::SYS_pipe, libc::SYS_select,
+        libc::SYS_epoll_create, libc::SYS_signalfd, libc::SYS_getpgrp, libc::SYS_getrlimit,
+        libc::SYS_alarm, libc::SYS_pause, libc::SYS_arch_prctl,
+    ],
+);
 #[cfg(not(target_arch = "x86_64"))]
-const OLD: &[i64] = &[];
+const OLD: (&[i64], &[i64]) = (&[], &[]);
 
-/// Only for the start of a VM process.
-const START: &[i64] = &[libc::SYS_execve, libc::SYS_seccomp];
+/// Flags of `open` that make or empty files, which running a guest never needs.
+const CREATING: i32 = libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
 
 /// Requests to devices and terminals beside those to KVM. Not among them: `TIOCSTI`, which types
 /// into a terminal.
@@ -146,6 +159,11 @@ pub(in crate::runtime) struct Filter {
     absent: Vec<sock_filter>,
 }
 
+/// Calls whose meaning is out of a filter's sight.
+const ABSENT: [i64; 2] = [libc::SYS_clone3, libc::SYS_io_uring_setup];
+/// Every namespace.
+const SPACES: i32 = super::ALL;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Compiled = OnceLock<Result<Filter, Errno>>;
 
@@ -195,13 +213,12 @@ impl Filter {
     }
 }
 
-fn compile(start: bool) -> Result<Filter, Errno> {
+fn compile(any: bool) -> Result<Filter, Errno> {
     let denied = libc::EPERM.unsigned_abs();
-    let allowed = rules(start)
+    let allowed = rules(any)
         .and_then(|rules| build(rules, SeccompAction::Errno(denied), SeccompAction::Allow));
-    let unknown = [libc::SYS_clone3, libc::SYS_io_uring_setup];
     let absent = build(
-        unknown.into_iter().map(|call| (call, Vec::new())).collect(),
+        ABSENT.map(|call| (call, Vec::new())).into(),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
     );
@@ -221,37 +238,33 @@ fn build(
     SeccompFilter::new(rules, otherwise, listed, processor)?.try_into()
 }
 
-fn rules(start: bool) -> Result<Rules, BackendError> {
-    let own_pid = u64::from(OWN_PID);
-    let plain = PLAIN.iter().chain(OLD).chain(if start { START } else { &[] });
+/// What is allowed: to `any` program, or to one that is about to run a guest.
+fn rules(any: bool) -> Result<Rules, BackendError> {
+    let further: [&[i64]; 2] = if any { [PROGRAM, OLD.1] } else { [&[], &[]] };
+    let plain = [PLAIN, OLD.0].into_iter().chain(further).flatten();
     let mut rules: Rules = plain.map(|call| (*call, Vec::new())).collect();
-    // Only threads, and no namespaces.
-    let thread = libc::CLONE_THREAD.unsigned_abs();
-    let spaces = (libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP)
-        .unsigned_abs();
-    let clone =
-        SeccompCondition::new(0, Dword, MaskedEq(u64::from(thread | spaces)), u64::from(thread))?;
-    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![clone])?]);
-    rules.insert(libc::SYS_tgkill, any_of(0, [own_pid])?);
-    let request = SeccompCondition::new(1, Dword, MaskedEq(REQUEST_TYPE), KVM_REQUESTS)?;
+    // Threads, and no namespaces.
+    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+    let mask = thread | u64::from(SPACES.unsigned_abs());
+    rules.insert(libc::SYS_clone, vec![masked(0, mask, thread)?]);
+    if !any {
+        let creating = u64::from(CREATING.unsigned_abs());
+        rules.insert(libc::SYS_openat, vec![masked(2, creating, 0)?]);
+    }
+    rules.insert(libc::SYS_tgkill, any_of(0, [u64::from(OWN_PID)])?);
     let mut requests = any_of(1, REQUESTS)?;
-    requests.push(SeccompRule::new(vec![request])?);
+    requests.push(masked(1, REQUEST_TYPE, KVM_REQUESTS)?);
     rules.insert(libc::SYS_ioctl, requests);
-    let options = OPTIONS.into_iter().chain(start.then_some(libc::PR_SET_SECCOMP));
-    rules.insert(
-        libc::SYS_prctl,
-        any_of(0, options.map(|option| u64::from(option.unsigned_abs())))?,
-    );
+    let options = OPTIONS.into_iter().chain(any.then_some(libc::PR_SET_SECCOMP));
+    let options = options.map(|option| u64::from(option.unsigned_abs()));
+    rules.insert(libc::SYS_prctl, any_of(0, options)?);
     // Let through to the other filter, which says that they do not exist.
-    rules.insert(libc::SYS_clone3, Vec::new());
-    rules.insert(libc::SYS_io_uring_setup, Vec::new());
+    rules.extend(ABSENT.map(|call| (call, Vec::new())));
     Ok(rules)
+}
+
+fn masked(index: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(index, Dword, MaskedEq(mask), value)?])
 }
 
 /// One rule for each of the values that argument `index` may have.
@@ -265,26 +278,56 @@ fn any_of(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
     use super::*;
 
     #[test]
     fn filters_compile_and_fit() {
-        for start in [true, false] {
-            let filter = compile(start).unwrap();
+        for any in [true, false] {
+            let filter = compile(any).unwrap();
             assert!(filter.allowed.len() < MAX_INSTRUCTIONS, "{}", filter.allowed.len());
             let patched = filter.allowed.iter().filter(|step| step.k == OWN_PID).count();
             assert_eq!(patched, 1);
         }
     }
 
+    /// A system call that has no use for arguments until it is allowed.
+    fn call(number: i64) -> Option<i32> {
+        // SAFETY: null pointers and zeros, which the kernel checks.
+        let result = unsafe { libc::syscall(number, 0, 0, 0, 0, 0, 0) };
+        (result < 0).then(|| io::Error::last_os_error().raw_os_error().unwrap_or(0))
+    }
+
     #[test]
-    fn what_starts_a_program_is_not_for_a_guest() {
-        let (program, guest) = (rules(true).unwrap(), rules(false).unwrap());
-        for call in START {
-            assert!(program.contains_key(call) && !guest.contains_key(call));
-        }
-        for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_ptrace, libc::SYS_kill] {
-            assert!(!program.contains_key(&call));
-        }
+    fn a_process_that_runs_a_guest_can_do_little() {
+        // A filter is a thread's own, and inherited by those that it starts.
+        let confined = || {
+            guest().unwrap().install().unwrap();
+            let denied = Some(libc::EPERM);
+            for number in [
+                libc::SYS_execve,
+                libc::SYS_execveat,
+                libc::SYS_seccomp,
+                libc::SYS_memfd_create,
+                libc::SYS_socket,
+                libc::SYS_ptrace,
+                libc::SYS_kill,
+                libc::SYS_mount,
+                libc::SYS_unlinkat,
+            ] {
+                assert_eq!(call(number), denied, "{number}");
+            }
+            assert_eq!(call(libc::SYS_clone3), Some(libc::ENOSYS));
+            assert_eq!(call(libc::SYS_clone), denied);
+            assert!(File::create("/tmp/made").is_err_and(|e| e.raw_os_error() == denied));
+            assert!(File::open("/dev/null").is_ok());
+            assert!(UnixStream::pair().is_err());
+            thread::spawn(|| call(libc::SYS_execve)).join().unwrap() == denied
+        };
+        assert!(thread::spawn(confined).join().unwrap());
+        assert!(UnixStream::pair().is_ok());
     }
 }
