@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use msb::runtime::{Krun, setup};
 use rustix::process::{Signal, kill_process};
@@ -42,9 +42,23 @@ depends_on = { db = "healthy" }
 
 const NAMES: [&str; 3] = ["check", "db", "web"];
 
+const SOLO: &str = r#"
+name = "solo"
+
+[sandbox.one]
+image = "./image"
+memory = "128MiB"
+disk = "256MiB"
+cmd = ["sleep", "100000"]
+"#;
+
 /// A project of busybox sandboxes for the driver `driver`.
 fn environment(driver: &str, sandboxfile: &str) -> Environment {
     let library = setup::status(home()).unwrap().library.path;
+    environment_with(driver, library, sandboxfile)
+}
+
+fn environment_with(driver: &str, library: PathBuf, sandboxfile: &str) -> Environment {
     let driver = ("MSB_DRIVER", driver.into());
     let env = Environment::with(vec![driver, ("MSB_LIBKRUNFW", library.into())]);
     busybox_layout(&env.project().join("image"));
@@ -55,9 +69,7 @@ fn environment(driver: &str, sandboxfile: &str) -> Environment {
 /// That is krun where KVM runs guests. Elsewhere it is qemu, and one line says why.
 #[test]
 fn auto_takes_the_best_driver() {
-    let solo = "name = \"solo\"\n[sandbox.one]\nimage = \"./image\"\nmemory = \"128MiB\"\n\
-                disk = \"256MiB\"\ncmd = [\"sleep\", \"100000\"]\n";
-    let env = environment("auto", solo);
+    let env = environment("auto", SOLO);
     let messages = env.msb("up -d --wait").expect(0).messages();
     let said: Vec<&str> = messages.lines().filter(|line| line.starts_with("using the")).collect();
     let (driver, word, expected) = match Krun::find(home()) {
@@ -70,6 +82,37 @@ fn auto_takes_the_best_driver() {
     let lines = command_lines_with(&[row.run.unwrap().run_id]);
     assert!(lines.len() == 1 && lines[0].contains(word), "{lines:?}");
     env.msb("down").expect(0).ends_with("1 removed");
+}
+
+#[test]
+fn a_guest_that_does_not_boot_is_explained() {
+    let driver = driver_name();
+    let dir = tempfile::tempdir().unwrap();
+    let env = environment_with(&driver, faulty_kernel(dir.path()), SOLO);
+    let messages = env.msb("up -d").expect(1).messages();
+    assert!(messages.contains("the VM ended unexpectedly"), "{messages}");
+    assert_eq!(messages.contains("`--driver qemu` runs guests"), driver == "krun", "{messages}");
+    assert_eq!(env.statuses(), ["one crashed"]);
+    env.msb("down").expect(0).ends_with("1 removed");
+}
+
+/// The kernel's library, with a kernel that faults at its first instruction.
+fn faulty_kernel(dir: &Path) -> PathBuf {
+    const ENTRIES: usize = 4096;
+    const UNDEFINED: [u8; 2] = [0x0f, 0x0b];
+    let kernel = setup::kernel(home()).unwrap();
+    let image = fs::read(kernel.image).unwrap();
+    let mut library = fs::read(kernel.library).unwrap();
+    // The image is a header and then the kernel as the library has it.
+    let mut pages = image.chunks_exact(ENTRIES).skip(1);
+    let page = pages.next().unwrap();
+    let start = library.chunks_exact(ENTRIES).position(|found| found == page).unwrap() * ENTRIES;
+    for place in library[start..start + ENTRIES].chunks_exact_mut(UNDEFINED.len()) {
+        place.copy_from_slice(&UNDEFINED);
+    }
+    let path = dir.join("libkrunfw.so.5");
+    fs::write(&path, library).unwrap();
+    path
 }
 
 #[test]
