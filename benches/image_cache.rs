@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use msb::home::Home;
 use msb::image::{Digest, ImageCache, ImageRows as _, SourceKey};
 use msb::spec::{Image, ImageSource};
-use msb::store::{ImageRow, Store};
+use msb::store::{ImageDocuments, ImageRow, Store};
 
 const IMAGES: u32 = 100;
 const FILE_BYTES: u64 = 4096;
@@ -36,7 +36,8 @@ fn world() -> (tempfile::TempDir, Home) {
         let key = SourceKey { reference, platform: platform() };
         let config_json = CONFIG.to_owned();
         let row = ImageRow { digest: digest.to_string(), config_json, size_bytes: FILE_BYTES };
-        store.put(Some(&key), &row, None).expect("a row");
+        let documents = ImageDocuments { manifest: Vec::new(), config: Vec::new() };
+        store.put(Some(&key), &row, Some(&documents)).expect("a row");
         let file = home.erofs().join(format!("{}.v1.erofs", digest.hex()));
         File::create(&file).and_then(|file| file.set_len(FILE_BYTES)).expect("an image file");
     }

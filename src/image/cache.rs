@@ -28,7 +28,7 @@ use super::reference::{ImageRef, InvalidReference};
 use super::rows::{ImageRows, SourceKey};
 use crate::home::Home;
 use crate::spec::{Image, ImageSource, PullPolicy};
-use crate::store::{ImageDocuments, ImageRow};
+use crate::store::{ImageDocuments, ImageRow, StoreError};
 
 /// An image that is ready to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,7 +226,7 @@ impl ImageCache {
         let config_json = config_json.map_err(|source| Reason::Build { source: source.into() })?;
         let size_bytes = record.size_bytes;
         let row = ImageRow { digest: record.digest.clone(), config_json, size_bytes };
-        self.rows.put(key, &row, documents).map_err(|source| Reason::Rows { source })
+        self.rows.put(key, &row, documents).map_err(rows_error)
     }
 
     fn find(&self, image: &Image) -> Result<Option<ImageRecord>, Reason> {
@@ -236,12 +236,12 @@ impl ImageCache {
             return self.row(&named.ok_or(Reason::Cancelled)??);
         }
         let key = source_key(image)?;
-        let row = self.rows.by_source(&key).map_err(|source| Reason::Rows { source })?;
+        let row = self.rows.by_source(&key).map_err(rows_error)?;
         self.record(row)
     }
 
     pub(super) fn row(&self, digest: &Digest) -> Result<Option<ImageRecord>, Reason> {
-        let row = self.rows.by_digest(digest.as_str()).map_err(|source| Reason::Rows { source })?;
+        let row = self.rows.by_digest(digest.as_str()).map_err(rows_error)?;
         self.record(row)
     }
 
@@ -252,9 +252,15 @@ impl ImageCache {
             return Ok(None);
         };
         let file = self.file(&digest);
-        if !self.hold(&file)? {
-            return Ok(None);
-        }
+        let row = match &self.holds {
+            None => row,
+            Some(_) if !self.hold(&file)? => return Ok(None),
+            // As of before it was held, the row may be one that somebody has just removed.
+            Some(_) => match self.rows.by_digest(&row.digest).map_err(rows_error)? {
+                Some(row) => row,
+                None => return Ok(None),
+            },
+        };
         if !fs::metadata(&file).is_ok_and(|meta| meta.is_file() && meta.len() == row.size_bytes) {
             return Ok(None);
         }
@@ -275,6 +281,10 @@ impl ImageCache {
     pub(super) fn file(&self, digest: &Digest) -> PathBuf {
         image_file(&self.home, digest)
     }
+}
+
+fn rows_error(source: StoreError) -> Reason {
+    Reason::Rows { source }
 }
 
 /// The final name of the bootable file of the image `digest`.

@@ -350,7 +350,7 @@ impl ImageError {
                 "the image or the registry is broken or hostile; nothing of it was kept".into()
             }
             Reason::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "make room on that file system and run it again".into()
+                "make room on that file system and run it again; `msb df` shows what msb keeps".into()
             }
             Reason::NoSuchPath(_) => {
                 "relative paths start at the directory of the Sandboxfile; write `image = \"name:tag\"` \

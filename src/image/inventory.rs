@@ -39,6 +39,8 @@ pub struct StoredImage {
     pub users: Vec<ImageUser>,
     /// Its manifest and configuration, where they are known.
     pub(super) detail: ImageDetail,
+    /// How many rows name it, those of paths that are gone among them.
+    pub(super) name_rows: usize,
 }
 
 /// A layer of an image.
@@ -128,6 +130,7 @@ fn stored(
         })
         .collect();
     StoredImage {
+        name_rows: names.len(),
         digest,
         names: names.into_iter().filter_map(current).collect(),
         platform,

@@ -182,7 +182,8 @@ pub fn prune(store: &Mutex<Store>, found: &Prunable) -> Result<Pruned, StoreErro
     let home = lock(store).home().clone();
     let mut done = Pruned::default();
     for image in &found.images {
-        match remove_image(store, &image.digest) {
+        let names = (!found.options.all).then_some(image.name_rows);
+        match remove_image(store, &image.digest, names) {
             Ok(bytes) => {
                 done.bytes += bytes;
                 done.images.push(image.digest.clone());
@@ -207,7 +208,7 @@ pub fn prune(store: &Mutex<Store>, found: &Prunable) -> Result<Pruned, StoreErro
 /// freed on the disk, in bytes.
 pub fn remove(store: &Mutex<Store>, image: &StoredImage) -> Result<u64, RemoveError> {
     let home = lock(store).home().clone();
-    let bytes = remove_image(store, &image.digest)?;
+    let bytes = remove_image(store, &image.digest, None)?;
     let layers = image.layers.iter().map(|layer| layer.digest.hex().to_owned()).collect();
     Ok(bytes + sweep(&home, store, &layers, false)?)
 }
@@ -219,7 +220,12 @@ pub fn untag(store: &Mutex<Store>, name: &SourceKey) -> Result<(), StoreError> {
     })
 }
 
-fn remove_image(store: &Mutex<Store>, digest: &Digest) -> Result<u64, RemoveError> {
+/// With a number of `names`, only while it has no others.
+fn remove_image(
+    store: &Mutex<Store>,
+    digest: &Digest,
+    names: Option<usize>,
+) -> Result<u64, RemoveError> {
     let home = lock(store).home().clone();
     let busy = || RemoveError::Busy { image: digest.to_string() };
     let making = FileLock::try_acquire(&image_lock(&home.blobs(), digest.hex()));
@@ -233,6 +239,10 @@ fn remove_image(store: &Mutex<Store>, digest: &Digest) -> Result<u64, RemoveErro
         let used_by = writer.image_users(digest.as_str())?;
         if !used_by.is_empty() {
             return Err(RemoveError::InUse { image: digest.to_string(), used_by });
+        }
+        let now = writer.count_image_refs(digest.as_str())?;
+        if names.is_some_and(|names| now > names) {
+            return Err(busy());
         }
         Ok(writer.remove_image(digest.as_str())?)
     })?;

@@ -23,7 +23,7 @@ pub trait ImageRows: Send + Sync {
     fn by_digest(&self, digest: &str) -> Result<Option<ImageRow>, StoreError>;
 
     /// Stores the image and, with a key, that the source names it: both or neither. Without
-    /// `documents`, those that are stored stay.
+    /// `documents`, only for an image that is stored: another process may have removed it.
     fn put(
         &self,
         key: Option<&SourceKey>,
@@ -52,6 +52,9 @@ impl ImageRows for Mutex<Store> {
     ) -> Result<(), StoreError> {
         // A lost row costs one request to the registry: the file is found again by its digest.
         lock(self).write(Durability::Relaxed, |writer| {
+            if documents.is_none() && !writer.has_image(&row.digest)? {
+                return Ok(());
+            }
             writer.put_image(row, documents)?;
             match key {
                 Some(key) => writer.put_image_ref(&key.reference, &key.platform, &row.digest),
@@ -96,6 +99,9 @@ impl ImageRows for MemoryRows {
         documents: Option<&ImageDocuments>,
     ) -> Result<(), StoreError> {
         let mut tables = lock(&self.0);
+        if documents.is_none() && !tables.images.contains_key(&row.digest) {
+            return Ok(());
+        }
         if let Some(key) = key {
             tables.sources.insert(key.clone(), row.digest.clone());
         }

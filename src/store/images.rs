@@ -213,6 +213,23 @@ impl Writer<'_> {
         self.sql("read the sandboxes", read())
     }
 
+    /// Whether the image `digest` has a row.
+    pub fn has_image(&self, digest: &str) -> Result<bool, StoreError> {
+        let read =
+            || self.conn.prepare_cached("SELECT 1 FROM image WHERE digest = ?1")?.exists([digest]);
+        self.sql("read an image", read())
+    }
+
+    /// How many references name the image `digest`.
+    pub fn count_image_refs(&self, digest: &str) -> Result<usize, StoreError> {
+        let read = || {
+            self.conn
+                .prepare_cached("SELECT count(*) FROM image_ref WHERE digest = ?1")?
+                .query_row([digest], |row| row.get(0))
+        };
+        self.sql("read the image references", read())
+    }
+
     /// Forgets the image `digest` and what names it.
     pub fn remove_image(&self, digest: &str) -> Result<(), StoreError> {
         let write = || {
@@ -289,6 +306,8 @@ mod tests {
         assert_eq!(refs()?, 2);
         store.write(Durability::Relaxed, |writer| {
             assert_eq!(writer.image_manifests()?, [b"m"]);
+            assert_eq!(writer.count_image_refs(&row.digest)?, 2);
+            assert!(writer.has_image(&row.digest)? && !writer.has_image("sha256:b")?);
             writer.remove_image_ref("r", "linux/amd64")
         })?;
         assert_eq!(refs()?, 1);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::cli_registry::{SLEEP, counting, over_http, push, requests, said};
 use crate::environment::{Environment, Ran};
-use crate::support::oci::{Blobs, Compression, ImageSpec, host_arch, image, layer};
+use crate::support::oci::{Blobs, Compression, ImageSpec, host_arch, image, layer, noise};
 use crate::support::registry::TestRegistry;
 
 fn json(ran: Ran) -> Value {
@@ -181,6 +181,35 @@ fn a_layer_of_another_image_is_not_downloaded_again() {
     env.msb(&format!("pull {}/app:second", liar.host)).expect(0);
     assert_eq!(requests(&liar, &first.layers[0]), 2);
     assert!(fs::read(&stored).unwrap() == whole);
+}
+
+/// Two images with a layer in common, each pulled by several processes at once.
+#[test]
+fn a_layer_of_two_pulls_at_once_comes_once() {
+    let mut blobs = Blobs::default();
+    let base = layer(Compression::Gzip, &[("etc/base", &noise(9, 400_000))]);
+    let first = blobs.make(&image(vec![base.clone(), layer(Compression::Gzip, &[("a", b"1")])]));
+    let second = blobs.make(&image(vec![base, layer(Compression::Zstd, &[("a", b"2")])]));
+    let mut content = crate::support::liar::Content::new(blobs, &first);
+    content.tags.insert("second".to_owned(), second.digest.clone());
+    let liar = crate::support::liar::Liar::honest(content);
+    let env = Environment::new();
+    over_http(&env, &liar.host, "");
+    let pulls: Vec<_> = ["latest", "second", "latest", "second"]
+        .iter()
+        .map(|tag| {
+            let mut command = env.command();
+            command.arg("pull").arg(format!("{}/app:{tag}", liar.host));
+            command.stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut pull in pulls {
+        assert!(pull.wait().unwrap().success());
+    }
+    for digest in first.layers.iter().chain(&second.layers) {
+        assert_eq!(requests(&liar, digest), 1, "{digest}");
+    }
+    assert_eq!(files(&env), (2, 3));
 }
 
 #[test]
@@ -401,6 +430,62 @@ fn killed_while_removing_leaves_nothing_half_gone() {
             env.msb("images prune --all -y").expect(0);
         }
     }
+}
+
+/// Every image has its file and its layers, and nothing is there but what an image has.
+fn assert_whole(env: &Environment, when: &str) {
+    let list = json(env.msb("images ls --format json"));
+    for image in list["images"].as_array().unwrap() {
+        let digest = image["digest"].as_str().unwrap();
+        let shown = json(env.msb(&format!("images inspect {digest} --format json")));
+        assert!(shown["file"].is_string(), "{when}: {shown}");
+        let layers = shown["layers"].as_array().unwrap();
+        assert!(layers.iter().all(|layer| layer["stored"] == true), "{when}: {shown}");
+    }
+}
+
+/// Pulls, loads, removals and prunes beside each other, each killed at some moment: what is listed is
+/// whole, what runs goes on, and a prune leaves what is listed alone.
+#[test]
+fn killed_at_any_moment() {
+    let registry = TestRegistry::start();
+    let host = &registry.host;
+    push(&registry, "app:v1", "one");
+    push(&registry, "two:v1", "two");
+    let env = project(&registry, "app:v1");
+    env.msb("up -d").expect(0);
+    env.msb(&format!("pull {host}/two:v1")).expect(0);
+    env.msb(&format!("images save {host}/two:v1 -o two.tar")).expect(0);
+    let commands = [
+        format!("pull {host}/two:v1"),
+        "images load two.tar".to_owned(),
+        format!("images rm {host}/two:v1"),
+        "images prune --all --yes".to_owned(),
+    ];
+    for round in 0..24_u64 {
+        let mut children: Vec<_> = commands
+            .iter()
+            .map(|words| {
+                let mut command = env.command();
+                command.args(words.split(' ')).stdout(Stdio::null()).stderr(Stdio::null());
+                command.spawn().unwrap()
+            })
+            .collect();
+        for (index, child) in children.iter_mut().enumerate() {
+            // Some end by themselves; which is different each time.
+            std::thread::sleep(Duration::from_micros(3100 * ((round * 7 + index as u64 * 3) % 17)));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_whole(&env, &format!("round {round}"));
+    }
+    assert_eq!(env.msb("up -d").expect(0).stderr, "no changes\n");
+    env.msb("images prune --all --yes").expect(0);
+    assert_eq!(files(&env), (1, 2));
+    assert_eq!(fs::read_dir(env.home().tmp()).unwrap().count(), 0);
+    env.msb("restart").expect(0);
+    env.msb("images load two.tar").expect(0);
+    assert_whole(&env, "at the end");
 }
 
 #[test]
