@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use msb::runtime::{Krun, setup};
 use rustix::process::{Signal, kill_process};
@@ -12,6 +13,7 @@ use crate::environment::{
     Environment, Ran, layer_layout, supervisor_process, vm_process, wait_for_end,
 };
 use crate::guest::{APPLETS, BUSYBOX, driver_name, home};
+use crate::jail::can_be_whole;
 
 const SHOP: &str = r#"
 name = "shop"
@@ -60,7 +62,8 @@ fn environment(driver: &str, sandboxfile: &str) -> Environment {
 
 fn environment_with(driver: &str, library: PathBuf, sandboxfile: &str) -> Environment {
     let driver = ("MSB_DRIVER", driver.into());
-    let env = Environment::with(vec![driver, ("MSB_LIBKRUNFW", library.into())]);
+    let jail = ("MSB_REQUIRE_JAIL", if can_be_whole() { "1" } else { "0" }.into());
+    let env = Environment::with(vec![driver, jail, ("MSB_LIBKRUNFW", library.into())]);
     busybox_layout(&env.project().join("image"));
     env.write("Sandboxfile", sandboxfile);
     env
@@ -82,6 +85,23 @@ fn auto_takes_the_best_driver() {
     let lines = command_lines_with(&[row.run.unwrap().run_id]);
     assert!(lines.len() == 1 && lines[0].contains(word), "{lines:?}");
     env.msb("down").expect(0).ends_with("1 removed");
+}
+
+/// Where root is the only user there is, a VM cannot be another.
+#[test]
+fn nothing_starts_without_the_jail_that_is_required() {
+    let env = environment(&driver_name(), SHOP);
+    let mut command = Command::new("unshare");
+    env.prepare(&mut command);
+    let program = env!("CARGO_BIN_EXE_msb");
+    command.args(["-U", "-r", program, "up", "-d", "--require-jail", "check"]);
+    let ran = env.run(&mut command).expect(1);
+    let messages = ran.messages();
+    for words in ["the jail is not complete", "identity (the users of sandboxes are not mapped"] {
+        assert!(messages.contains(words), "{messages}");
+    }
+    assert_eq!(env.statuses(), ["check crashed"]);
+    env.msb("down").expect(0);
 }
 
 #[test]
@@ -122,6 +142,7 @@ fn a_project_on_real_guests() {
     assert_eq!(env.statuses(), ["check stopped", "db running", "web running"]);
     assert_eq!(env.msb("up -d").expect(0).stderr, "no changes\n");
     listed(&env);
+    inspected(&env);
     commands(&env);
     logged(&env);
     edited(&env);
@@ -139,6 +160,27 @@ fn listed(env: &Environment) {
     assert_eq!(sandboxes[0]["exit_code"], 0);
     assert_eq!(sandboxes[1]["health"], "healthy");
     assert_eq!(sandboxes[2]["status"], "running");
+}
+
+fn inspected(env: &Environment) {
+    let text = env.msb("inspect web check").expect(0).stdout;
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["schema"], "msb.inspect/1");
+    let (web, check) = (&document["sandboxes"][0], &document["sandboxes"][1]);
+    assert_eq!((&web["name"], &web["status"]), (&"web".into(), &"running".into()));
+    assert_eq!(web["spec"]["user"], "nobody");
+    let vm = web["vm_pid"].as_u64().unwrap();
+    assert!(Path::new(&format!("/proc/{vm}")).exists());
+    assert!(web["disk"].as_str().unwrap().ends_with("upper.ext4"));
+    let layers = web["jail"].as_array().unwrap();
+    assert_eq!(layers.len(), 10);
+    for layer in layers {
+        let optional = layer["layer"] == "landlock" && !can_be_whole();
+        assert!(layer["applied"] == true || optional, "{layer}");
+        assert_eq!(layer["applied"] == true, layer["reason"].is_null(), "{layer}");
+    }
+    assert_eq!((&check["exit_code"], &check["jail"]), (&0.into(), &Value::Null));
+    env.msb("inspect nobody").expect(1);
 }
 
 fn commands(env: &Environment) {
