@@ -50,6 +50,26 @@ Fields are added, never renamed or removed, within a version. Sizes are in bytes
 `reclaimable_bytes` (what `msb images prune --all` would free).
 ";
 
+/// What `msb inspect` prints.
+const INSPECT: &str = "\
+`msb.inspect/1`, printed by `msb inspect`: `schema`, `project`, and `sandboxes` in the order of the command line. Fields may be
+added; none is removed or changes its meaning. Times are milliseconds since the Unix epoch. What is not known is `null`.
+
+| field | meaning |
+|---|---|
+| `id`, `name` | the sandbox |
+| `status` | `created`, `starting`, `running`, `draining`, `stopped` or `crashed` |
+| `health` | `starting`, `healthy` or `unhealthy`; `null` without a health check |
+| `exit_code`, `error` | how the workload, or the run, ended |
+| `created_ms`, `started_ms`, `finished_ms` | when it was made, last started and last ended |
+| `image`, `image_digest` | the reference as declared, and the manifest digest that it meant |
+| `driver` | what runs it: `krun` or `qemu` |
+| `supervisor_pid`, `vm_pid`, `run_id` | the processes of this run; `null` when it does not run |
+| `disk` | its writable disk |
+| `protect`, `origin_file`, `spec_hash`, `spec` | what was declared and where, the declaration in its canonical form |
+| `jail` | the layers of the VM's jail in the order of application, each with `layer`, `applied` and `reason`; `null` when it does not run ([security.md](security.md)) |
+";
+
 /// The reference of every command, in Markdown.
 pub fn reference() -> String {
     let mut root = Cli::command().term_width(96);
@@ -64,6 +84,8 @@ pub fn reference() -> String {
     section(&mut text, &mut root, "msb");
     text.push_str("## JSON documents of images\n\n");
     text.push_str(DOCUMENTS);
+    text.push_str("\n## JSON of `inspect`\n\n");
+    text.push_str(INSPECT);
     text.push_str("\n## Exit codes\n\n");
     text.push_str(EXIT_CODES);
     text

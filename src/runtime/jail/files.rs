@@ -141,7 +141,10 @@ impl Root {
         )?;
         // Attached on top of the root it would hide nothing: paths keep starting below it.
         attach(root.as_fd(), CWD, c"/")?;
+        // Whoever the process becomes must be able to pass.
+        let before = rustix::process::umask(Mode::from_raw_mode(0o022));
         self.fill(root.as_fd())?;
+        rustix::process::umask(before);
         restrict(root.as_fd(), RDONLY | NOSUID | NODEV, false)?;
         rustix::process::fchdir(root.as_fd())?;
         rustix::process::pivot_root(c".", c".")?;

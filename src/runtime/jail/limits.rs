@@ -22,15 +22,14 @@ pub(super) struct Limits {
     /// The size beyond which no file can be written, in bytes: a disk cannot be made larger than
     /// the largest that was handed out. Devices are as large as they are.
     file: u64,
-    /// Whether threads are counted per sandbox; see [`Limits::of`].
-    threads: bool,
+    /// Whether the process has a user of its own.
+    other: bool,
+    /// Whether the kernel counts threads per user namespace.
+    by_namespace: bool,
 }
 
 impl Limits {
     /// For `command`, whose process is a user of its own when `other`.
-    ///
-    /// Threads are counted per user, since Linux 5.14 per user and user namespace. Where the
-    /// user's other processes count, a limit would depend on them.
     pub(super) fn of(command: &VmCommand, other: bool) -> Self {
         let passed = command.fds.iter().filter_map(|fd| match &fd.what {
             Passed::Disk(disk) if !disk.readonly => Some(&disk.path),
@@ -38,18 +37,23 @@ impl Limits {
         });
         let size = |path: &PathBuf| fs::metadata(path).map_or(0, |meta| meta.len());
         let file = passed.chain(&command.writes).map(size).max().unwrap_or(0);
-        Self { file, threads: other || counts_by_namespace() }
+        Self { file, other, by_namespace: counts_by_namespace() }
     }
 
-    /// Applies them. Runs between fork and exec.
-    pub(super) fn apply(self) -> Result<(), Errno> {
+    /// Applies them to a process with a `namespace` of users of its own, or without. Runs between
+    /// fork and exec.
+    ///
+    /// Threads are counted per user, since Linux 5.14 per user and user namespace. Where the
+    /// user's other processes count, a limit would depend on them.
+    pub(super) fn apply(self, namespace: bool) -> Result<(), Errno> {
         // No image of the guest's memory on disk.
         limit(Resource::Core, 0)?;
         limit(Resource::Nofile, DESCRIPTORS)?;
         limit(Resource::Fsize, self.file)?;
         // Nothing has to stay in memory.
         limit(Resource::Memlock, 0)?;
-        if self.threads { limit(Resource::Nproc, THREADS) } else { Ok(()) }
+        let counted = self.other || namespace && self.by_namespace;
+        if counted { limit(Resource::Nproc, THREADS) } else { Ok(()) }
     }
 }
 

@@ -202,7 +202,7 @@ impl Walls {
         let taken = granted(libc::CLONE_NEWNS).and_then(|()| self.root.take());
         let mut identity = namespace.and(mapped).and_then(|()| self.identity.enter());
         outcome.set(FILES, taken.and_then(|()| self.root.enter()));
-        outcome.set(RESOURCES, self.limits.apply());
+        outcome.set(RESOURCES, self.limits.apply(namespace.is_ok()));
         outcome.set(CAPABILITIES, limits::drop_capabilities());
         if namespace.is_err() && self.identity.other {
             identity = self.identity.enter_plain();

@@ -63,7 +63,7 @@ const PLAIN: &[i64] = &[
     // Itself and its threads.
     libc::SYS_getpid, libc::SYS_gettid, libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid,
     libc::SYS_getegid, libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_sched_getaffinity,
-    libc::SYS_getcpu, libc::SYS_getrusage, libc::SYS_prlimit64, libc::SYS_uname,
+    libc::SYS_getcpu, libc::SYS_getrusage, libc::SYS_uname,
     libc::SYS_sysinfo, libc::SYS_getrandom, libc::SYS_exit, libc::SYS_exit_group,
 ];
 
@@ -83,7 +83,7 @@ const PROGRAM: &[i64] = &[
     libc::SYS_timer_delete, libc::SYS_setitimer, libc::SYS_getitimer, libc::SYS_times,
     libc::SYS_getppid, libc::SYS_getresuid, libc::SYS_getresgid, libc::SYS_getgroups,
     libc::SYS_getpgid, libc::SYS_getsid, libc::SYS_capget, libc::SYS_set_tid_address,
-    libc::SYS_get_robust_list, libc::SYS_sched_setaffinity, libc::SYS_sched_getparam,
+    libc::SYS_sched_getparam,
     libc::SYS_sched_getscheduler, libc::SYS_sched_get_priority_max,
     libc::SYS_sched_get_priority_min, libc::SYS_getpriority, libc::SYS_umask,
 ];
@@ -251,9 +251,12 @@ fn rules(any: bool) -> Result<Rules, BackendError> {
         let creating = u64::from(CREATING.unsigned_abs());
         rules.insert(libc::SYS_openat, vec![masked(2, creating, 0)?]);
     }
+    // The limits of this process only.
+    rules.insert(libc::SYS_prlimit64, any_of(0, [0])?);
     rules.insert(libc::SYS_tgkill, any_of(0, [u64::from(OWN_PID)])?);
-    let mut requests = any_of(1, REQUESTS)?;
-    requests.push(masked(1, REQUEST_TYPE, KVM_REQUESTS)?);
+    // The first is the one that a processor of the guest makes at every exit.
+    let mut requests = vec![masked(1, REQUEST_TYPE, KVM_REQUESTS)?];
+    requests.extend(any_of(1, REQUESTS)?);
     rules.insert(libc::SYS_ioctl, requests);
     let options = OPTIONS.into_iter().chain(any.then_some(libc::PR_SET_SECCOMP));
     let options = options.map(|option| u64::from(option.unsigned_abs()));

@@ -182,15 +182,17 @@ fn prisoner() {
     }
 }
 
-/// Every attempt is denied, by name.
-async fn every_attempt_is_denied() {
+/// Every attempt is denied, by name, except those that a missing layer lets pass; no layer is missing
+/// but `without`.
+async fn every_attempt_is_denied(without: &[&str], except: &[&str]) {
     let machine = Machine::new();
     let driver = vm_driver_of(&Home::at(&machine.targets.state));
     let (report, tried) = machine.run(&*driver, false).await;
-    assert_eq!(missing(&report), []);
+    let layers: Vec<_> = missing(&report).into_iter().map(|(layer, _)| layer).collect();
+    assert_eq!(layers, without, "{report:?}");
     let denied = format!("{:?} ", Verdict::Denied);
     let mut wrong = Vec::new();
-    for attempt in ATTEMPTS {
+    for attempt in ATTEMPTS.iter().filter(|attempt| !except.contains(&attempt.name)) {
         match tried.iter().find(|(name, _)| name == attempt.name) {
             Some((_, verdict)) if verdict.starts_with(&denied) => {}
             Some((name, verdict)) => wrong.push(format!("{name}: {verdict}")),
@@ -205,7 +207,7 @@ async fn every_attempt_is_denied() {
 /// Usually root.
 #[tokio::test]
 async fn the_user_of_this_test_is_denied_every_attempt() {
-    every_attempt_is_denied().await;
+    every_attempt_is_denied(&[], &[]).await;
 }
 
 /// Not a test: the ordinary user.
@@ -213,19 +215,69 @@ async fn the_user_of_this_test_is_denied_every_attempt() {
 #[ignore = "the helper process of another test"]
 async fn ordinary_user() {
     assert!(!rustix::process::geteuid().is_root());
-    every_attempt_is_denied().await;
+    every_attempt_is_denied(&[], &[]).await;
 }
 
 #[test]
 fn an_ordinary_user_is_denied_every_attempt() {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "jail::ordinary_user", "--ignored", "--nocapture"]);
+    elsewhere("jail::ordinary_user", true);
+}
+
+/// Not a test: on a machine without user namespaces.
+#[tokio::test]
+#[ignore = "the helper process of another test"]
+async fn without_user_namespaces() {
+    forbid_user_namespaces();
     if rustix::process::geteuid().is_root() {
+        return every_attempt_is_denied(&["user namespace"], &[]).await;
+    }
+    let spaces = "network, process, ipc and host name namespaces";
+    let without = ["user namespace", spaces, "identity", "file system"];
+    if can_be_whole() {
+        // Their threads are counted with all others of the user.
+        return every_attempt_is_denied(&without, &["start threads without end"]).await;
+    }
+    let machine = Machine::new();
+    let driver = vm_driver_of(&Home::at(&machine.targets.state));
+    let (report, _) = machine.run(&*driver, false).await;
+    assert!(report.missing().map(|(layer, _)| layer).eq(without.into_iter().chain(["landlock"])));
+}
+
+/// For root the other layers are enough; for others it takes Landlock.
+#[test]
+fn without_user_namespaces_every_attempt_is_denied() {
+    for stranger in [false, true] {
+        elsewhere("jail::without_user_namespaces", stranger);
+    }
+}
+
+/// Runs the test `name` in a process of its own, as an ordinary user if that is asked for.
+fn elsewhere(name: &str, stranger: bool) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--ignored", "--nocapture"]);
+    if stranger && rustix::process::geteuid().is_root() {
         command.uid(STRANGER).gid(STRANGER);
     }
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
+}
+
+/// As a sysctl does for the whole machine: for this process and those that it starts.
+fn forbid_user_namespaces() {
+    use seccompiler::SeccompCmpArgLen::Dword;
+    use seccompiler::{SeccompAction, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+    let flag = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
+    let made = SeccompCondition::new(0, Dword, SeccompCmpOp::MaskedEq(flag), flag).unwrap();
+    let rules = [(libc::SYS_clone, vec![SeccompRule::new(vec![made]).unwrap()])];
+    let filter = SeccompFilter::new(
+        rules.into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSPC.unsigned_abs()),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: seccompiler::BpfProgram = filter.unwrap().try_into().unwrap();
+    seccompiler::apply_filter_all_threads(&program).unwrap();
 }
 
 /// What is easy without a jail succeeds without one: the attempts are real.
