@@ -14,6 +14,7 @@
 //! [`Plan`] is made before the fork: between fork and exec of a threaded process nothing may be
 //! allocated. [`Plan::enter`] runs there, with prepared strings and raw system calls only. A layer
 //! that cannot be applied is reported, and fatal only when the command asks for that.
+#![allow(clippy::disallowed_methods, reason = "this module prepares files and looks at devices")]
 
 mod files;
 mod identity;

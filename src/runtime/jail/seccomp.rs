@@ -182,12 +182,12 @@ pub(in crate::runtime) fn guest() -> Result<&'static Filter, Errno> {
 impl Filter {
     /// Installs it for this thread and those that it starts. Runs between fork and exec.
     pub(super) fn install(&self) -> Result<(), Errno> {
-        self.apply(|program| apply_filter(program))
+        self.apply(apply_filter)
     }
 
     /// Installs it for every thread of this process. `no_new_privs` is set as a side effect.
     pub(in crate::runtime) fn install_for_all_threads(&self) -> io::Result<()> {
-        self.apply(|program| apply_filter_all_threads(program)).map_err(io::Error::from)
+        self.apply(apply_filter_all_threads).map_err(io::Error::from)
     }
 
     fn apply(
