@@ -5,9 +5,8 @@
 //! when something is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,8 +28,6 @@ use crate::spec::{Image, Name, PullPolicy};
 const MAX_FILE: u64 = 16 << 20;
 /// The most references that are resolved at a time.
 const PARALLEL: usize = 8;
-/// What a new file may be at most; the umask takes from it.
-const MODE: u32 = 0o666;
 
 /// Digests by reference and platform.
 pub(crate) type Resolved = BTreeMap<ImageRef, BTreeMap<Platform, Digest>>;
@@ -245,17 +242,27 @@ pub(crate) fn change(
     let mut after = if anew { Pins::default() } else { before.clone().unwrap_or_default() };
     body(&mut after);
     if before.as_ref() != Some(&after) {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".msb-lock-").permissions(Permissions::from_mode(MODE));
-        let mut file = builder.tempfile_in(dir).map_err(fail)?;
-        file.write_all(after.to_string().as_bytes()).map_err(fail)?;
-        file.as_file().sync_all().map_err(fail)?;
-        if let Ok(meta) = fs::metadata(path) {
-            file.as_file().set_permissions(meta.permissions()).map_err(fail)?;
-        }
-        file.persist(path).map_err(|error| fail(error.error))?;
+        replace(path, after.to_string().as_bytes()).map_err(fail)?;
     }
     Ok(before.unwrap_or_default())
+}
+
+/// Gives the file new content, all or nothing. Nobody else does that meanwhile.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let made = PathBuf::from(format!("{}.tmp", path.display()));
+    // A killed command's; and never through a link that came with the project.
+    match fs::remove_file(&made) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = File::options().write(true).create_new(true).open(&made)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    let kept = written.and_then(|()| match fs::metadata(path) {
+        Ok(meta) => file.set_permissions(meta.permissions()),
+        Err(_) => Ok(()),
+    });
+    let renamed = kept.and_then(|()| fs::rename(&made, path));
+    renamed.inspect_err(|_| drop(fs::remove_file(&made)))
 }
 
 /// Asks the registries what the images mean, for their own platforms and for those that others who

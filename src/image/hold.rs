@@ -15,6 +15,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+/// The most files that a process holds: each is an open file. Of further ones, a removal at the wrong
+/// moment is found when the sandbox is made, whose command then fails.
+const MAX_HELD: usize = 256;
+
 /// The files that are held, until dropped.
 #[derive(Debug, Default)]
 pub(super) struct Holds(Mutex<BTreeMap<PathBuf, File>>);
@@ -27,6 +31,9 @@ impl Holds {
             && is_named(file, path)?
         {
             return Ok(true);
+        }
+        if held.len() >= MAX_HELD {
+            return path.try_exists();
         }
         let Some(file) = open(path)? else { return Ok(false) };
         // Whoever removes it is soon done.
@@ -101,6 +108,20 @@ mod tests {
         assert!(matches!(lock_free(&path).unwrap(), Free::Held));
         drop(holds);
         assert!(matches!(lock_free(&path).unwrap(), Free::Locked(_)));
+    }
+
+    #[test]
+    fn there_is_an_end_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let holds = Holds::default();
+        let path = |number: usize| dir.path().join(number.to_string());
+        for number in 0..=MAX_HELD {
+            fs::write(path(number), "x").unwrap();
+            assert!(holds.hold(&path(number)).unwrap());
+        }
+        assert!(matches!(lock_free(&path(MAX_HELD - 1)).unwrap(), Free::Held));
+        assert!(matches!(lock_free(&path(MAX_HELD)).unwrap(), Free::Locked(_)));
+        assert!(!holds.hold(&path(MAX_HELD + 1)).unwrap());
     }
 
     #[test]

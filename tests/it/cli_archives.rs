@@ -220,6 +220,28 @@ fn what_cannot_be_saved_is_not_half_saved() {
     assert_eq!(ran.code, 1, "{}", ran.stderr);
 }
 
+#[test]
+fn an_interrupted_save_leaves_no_file() {
+    let registry = TestRegistry::start();
+    let (env, digests) = pulled(&registry);
+    let count = || fs::read_dir(env.project()).unwrap().count();
+    let before = count();
+    let mut command = env.command();
+    command
+        .args(["images", "save", &digests[0], "-o", "out.tar"])
+        .env("FAILPOINTS", "save-write=sleep(300)");
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    // It is listening once its file is there.
+    while count() == before {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(count(), before);
+}
+
 /// The members of an archive: an honest image to be spoilt.
 struct Archive(Vec<(String, Vec<u8>)>);
 

@@ -1,16 +1,21 @@
 //! `msb images save`.
 
 use std::fs;
-use std::io::{BufWriter, Write as _};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::runtime::Runtime;
 
 use super::stored;
 use crate::cli::args::{Save, size};
 use crate::cli::error::{CliError, Exit, FileError};
+use crate::cli::interrupt::Listening;
 use crate::cli::project;
 use crate::cli::ui::Ui;
-use crate::image::{ImageRef, ToSave, find, save};
+use crate::image::{ImageRef, SaveError, ToSave, find, save};
 
 /// What a new file may be at most; the umask takes from it.
 const MODE: u32 = 0o666;
@@ -56,10 +61,13 @@ pub(super) fn run(ui: &Ui, args: &Save) -> Result<Exit, CliError> {
 fn to_file(path: &Path, images: &[ToSave<'_>]) -> Result<u64, CliError> {
     let fail = |source| FileError::write(path, source);
     let home = project::home()?;
+    let stop = Stop::on_interrupt()?;
     // A device or a pipe is written to as it is.
     if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
-        let mut out = BufWriter::new(fs::File::create(path).map_err(fail)?);
-        save(&home, images, &mut out)?;
+        let file = fs::File::create(path).map_err(fail)?;
+        let mut out = BufWriter::new(Stoppable { out: file, stop: &stop });
+        let saved = save(&home, images, &mut out);
+        saved.map_err(|error| stop.or(error))?;
         out.flush().map_err(fail)?;
         return Ok(0);
     }
@@ -70,12 +78,61 @@ fn to_file(path: &Path, images: &[ToSave<'_>]) -> Result<u64, CliError> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".msb-save-").permissions(fs::Permissions::from_mode(MODE));
     let mut file = builder.tempfile_in(dir).map_err(fail)?;
-    let mut out = BufWriter::new(&mut file);
-    save(&home, images, &mut out)?;
+    let mut out = BufWriter::new(Stoppable { out: &mut file, stop: &stop });
+    // Dropped, the file goes.
+    save(&home, images, &mut out).map_err(|error| stop.or(error))?;
     out.flush().map_err(fail)?;
     drop(out);
     file.as_file().sync_all().map_err(fail)?;
     let bytes = file.as_file().metadata().map_err(fail)?.len();
     file.persist(path).map_err(|error| fail(error.error))?;
     Ok(bytes)
+}
+
+/// Whether there was an interrupt.
+struct Stop {
+    stop: Arc<AtomicBool>,
+    _runtime: Runtime,
+}
+
+impl Stop {
+    fn on_interrupt() -> Result<Self, CliError> {
+        let Listening { runtime, mut interrupts } = Listening::begin()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        runtime.spawn(async move {
+            interrupts.next().await;
+            seen.store(true, Ordering::Relaxed);
+        });
+        Ok(Self { stop, _runtime: runtime })
+    }
+
+    fn is_set(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The error, unless it is the interrupt's.
+    fn or(&self, error: SaveError) -> CliError {
+        if self.is_set() { CliError::silent(Exit::Interrupted) } else { error.into() }
+    }
+}
+
+/// Fails after an interrupt.
+struct Stoppable<'a, W> {
+    out: W,
+    stop: &'a Stop,
+}
+
+impl<W: Write> Write for Stoppable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        fail::fail_point!("save-write");
+        if self.stop.is_set() {
+            return Err(io::Error::other("interrupted"));
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
