@@ -279,3 +279,30 @@ fn last_errno() -> Errno {
     // SAFETY: the thread's own error number.
     Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn a_report_gives_reasons() {
+        let mut outcome = Outcome([0; LAYERS.len()]);
+        outcome.set(USER, Err(Errno::NOSPC));
+        outcome.set(SPACES, Err(Errno::NOSPC));
+        outcome.0[IDENTITY] = NOT_MAPPED;
+        outcome.0[FILES] = NOT_TRIED;
+        outcome.set(LANDLOCK, Err(Errno::NOSYS));
+        outcome.set(CALLS, Err(Errno::INVAL));
+        let report = report(&outcome.encode());
+        assert_eq!(report.layers.len(), LAYERS.len() - 1);
+        expect![[r#"
+            the jail is not complete, and it is required to be: user namespace (they are switched off here: No space left on device (os error 28))
+            network, process, ipc and host name namespaces (No space left on device (os error 28))
+            identity (the users of sandboxes are not mapped in this user namespace)
+            landlock (this kernel has none: Function not implemented (os error 38))
+            system call filter (this kernel has none: Invalid argument (os error 22))"#]]
+        .assert_eq(&IncompleteJail(report).to_string().replace("; ", "\n"));
+    }
+}

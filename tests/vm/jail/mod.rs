@@ -239,7 +239,7 @@ async fn without_user_namespaces() {
     }
     let machine = Machine::new();
     let driver = vm_driver_of(&Home::at(&machine.targets.state));
-    let (report, _) = machine.run(&*driver, false).await;
+    let (report, _) = machine.run(&*driver, true).await;
     assert!(report.missing().map(|(layer, _)| layer).eq(without.into_iter().chain(["landlock"])));
 }
 
