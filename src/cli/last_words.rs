@@ -36,7 +36,9 @@ pub(crate) fn say(ui: &Ui, home: &Home, store: &SharedStore, project: &Name, nam
     for (what, path) in
         [("its boot console", paths.console_log()), ("its supervisor", paths.supervisor_log())]
     {
-        let lines = tail(&path);
+        let mut lines = tail(&path);
+        // The error that is shown with this may quote them.
+        lines.retain(|line| row.error.as_ref().is_none_or(|told| !told.contains(line.trim())));
         if !lines.is_empty() {
             ui.always(&format!("the last lines of {what} ({name}):"));
             for line in lines {

@@ -163,7 +163,13 @@ pub fn driver(choice: DriverChoice, home: &Home) -> Result<Chosen, Unavailable> 
     let (driver, fallback): (Box<dyn Driver>, _) = match choice {
         DriverChoice::Auto => match Krun::find(home) {
             Ok(krun) => (Box::new(krun), None),
-            Err(why) => (Box::new(Qemu::find(home)?), Some(why.reason)),
+            Err(why) => {
+                let qemu = Qemu::find(home).map_err(|error| Unavailable {
+                    reason: format!("{}; {}", why.reason, error.reason),
+                    ..error
+                })?;
+                (Box::new(qemu), Some(why.reason))
+            }
         },
         DriverChoice::Qemu => (Box::new(Qemu::find(home)?), None),
         DriverChoice::Krun => (Box::new(Krun::find(home)?), None),
