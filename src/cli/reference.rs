@@ -68,6 +68,8 @@ added; none is removed or changes its meaning. Times are milliseconds since the 
 | `disk` | its writable disk |
 | `protect`, `origin_file`, `spec_hash`, `spec` | what was declared and where, the declaration in its canonical form |
 | `jail` | the layers of the VM's jail in the order of application, each with `layer`, `applied` and `reason`; `null` when it does not run ([security.md](security.md)) |
+
+`msb doctor --format json` has the same `jail`, as it holds for a program that does nothing.
 ";
 
 /// The reference of every command, in Markdown.

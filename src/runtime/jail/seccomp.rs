@@ -10,9 +10,9 @@
 //!   filters, no file that is made or emptied.
 //!
 //! In both there are threads but no processes, and descriptors only of files: no socket of any
-//! family is made, connected or bound. `clone3`, whose flags a filter cannot see, and `io_uring`,
-//! which it cannot see into, are as if the kernel did not have them, for which every user of them
-//! is prepared.
+//! family is made, connected or bound. Calls that came after Linux 5.0 fail with `ENOSYS`, for which
+//! their users are prepared: `clone3`, whose flags a filter cannot see, `io_uring`, which it cannot
+//! see into, and those that do not exist yet.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -152,17 +152,14 @@ const OPTIONS: [i32; 13] = [
     libc::PR_SET_VMA,
 ];
 
-/// A pair of compiled filters: what is allowed, and what is said not to exist.
-#[derive(Debug)]
-pub(in crate::runtime) struct Filter {
-    allowed: Vec<sock_filter>,
-    absent: Vec<sock_filter>,
-}
-
-/// Calls whose meaning is out of a filter's sight.
-const ABSENT: [i64; 2] = [libc::SYS_clone3, libc::SYS_io_uring_setup];
+/// The first call that came after Linux 5.0; from it on all processors have the same numbers.
+const RECENT: i64 = libc::SYS_pidfd_send_signal;
 /// Every namespace.
 const SPACES: i32 = super::ALL;
+
+/// A compiled filter.
+#[derive(Debug)]
+pub(in crate::runtime) struct Filter(Vec<sock_filter>);
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Compiled = OnceLock<Result<Filter, Errno>>;
@@ -194,48 +191,56 @@ impl Filter {
         &self,
         install: impl Fn(&[sock_filter]) -> Result<(), seccompiler::Error>,
     ) -> Result<(), Errno> {
-        let mut copy = [const { sock_filter { code: 0, jt: 0, jf: 0, k: 0 } }; MAX_INSTRUCTIONS];
-        let copy = copy.get_mut(..self.allowed.len()).ok_or(Errno::TOOBIG)?;
-        copy.clone_from_slice(&self.allowed);
+        let mut copy = [const { step(0, 0, 0, 0) }; MAX_INSTRUCTIONS];
+        let copy = copy.get_mut(..self.0.len()).ok_or(Errno::TOOBIG)?;
+        copy.clone_from_slice(&self.0);
         let pid = rustix::process::getpid().as_raw_pid().unsigned_abs();
-        for instruction in copy.iter_mut().filter(|instruction| instruction.k == OWN_PID) {
-            instruction.k = pid;
+        for step in copy.iter_mut().filter(|step| step.k == OWN_PID) {
+            step.k = pid;
         }
-        for program in [self.absent.as_slice(), copy] {
-            install(program).map_err(|error| match error {
-                seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => {
-                    Errno::from_io_error(&error).unwrap_or(Errno::INVAL)
-                }
-                _ => Errno::INVAL,
-            })?;
-        }
-        Ok(())
+        install(copy).map_err(|error| match error {
+            seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => {
+                Errno::from_io_error(&error).unwrap_or(Errno::INVAL)
+            }
+            _ => Errno::INVAL,
+        })
     }
 }
 
 fn compile(any: bool) -> Result<Filter, Errno> {
-    let denied = libc::EPERM.unsigned_abs();
-    let allowed = rules(any)
-        .and_then(|rules| build(rules, SeccompAction::Errno(denied), SeccompAction::Allow));
-    let absent = build(
-        ABSENT.map(|call| (call, Vec::new())).into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
-    );
-    match (allowed, absent) {
-        (Ok(allowed), Ok(absent)) => Ok(Filter { allowed, absent }),
-        // Only where the processor is unknown to the compiler.
-        _ => Err(Errno::NOTSUP),
-    }
+    let build = || -> Result<Filter, BackendError> {
+        let rules = rules(any)?;
+        let recent: Vec<i64> = rules.range(RECENT..).map(|(call, _)| *call).collect();
+        let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+        let processor = std::env::consts::ARCH.try_into()?;
+        let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, processor)?;
+        let listed: Vec<sock_filter> = filter.try_into()?;
+        Ok(Filter(absent(&recent).into_iter().chain(listed).collect()))
+    };
+    // Only where the processor is unknown to the compiler.
+    build().map_err(|_| Errno::NOTSUP)
 }
 
-fn build(
-    rules: Rules,
-    otherwise: SeccompAction,
-    listed: SeccompAction,
-) -> Result<Vec<sock_filter>, BackendError> {
-    let processor = std::env::consts::ARCH.try_into()?;
-    SeccompFilter::new(rules, otherwise, listed, processor)?.try_into()
+/// The start of a filter: recent calls that are not among `listed` do not exist.
+#[allow(clippy::cast_possible_truncation, reason = "codes of instructions are below 256")]
+fn absent(listed: &[i64]) -> Vec<sock_filter> {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const IF_FROM: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let number = |call: i64| u32::try_from(call).unwrap_or(u32::MAX);
+    // The number is what a filter is given first.
+    let mut steps = vec![step(LOAD, 0, 0, 0)];
+    for (left, call) in (1_u8..).zip(listed.iter().rev()) {
+        steps.insert(1, step(IF_EQUAL, left + 1, 0, number(*call)));
+    }
+    steps.push(step(IF_FROM, 0, 1, number(RECENT)));
+    steps.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()));
+    steps
+}
+
+const fn step(code: u16, if_true: u8, if_false: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt: if_true, jf: if_false, k }
 }
 
 /// What is allowed: to `any` program, or to one that is about to run a guest.
@@ -261,8 +266,6 @@ fn rules(any: bool) -> Result<Rules, BackendError> {
     let options = OPTIONS.into_iter().chain(any.then_some(libc::PR_SET_SECCOMP));
     let options = options.map(|option| u64::from(option.unsigned_abs()));
     rules.insert(libc::SYS_prctl, any_of(0, options)?);
-    // Let through to the other filter, which says that they do not exist.
-    rules.extend(ABSENT.map(|call| (call, Vec::new())));
     Ok(rules)
 }
 
@@ -291,8 +294,8 @@ mod tests {
     fn filters_compile_and_fit() {
         for any in [true, false] {
             let filter = compile(any).unwrap();
-            assert!(filter.allowed.len() < MAX_INSTRUCTIONS, "{}", filter.allowed.len());
-            let patched = filter.allowed.iter().filter(|step| step.k == OWN_PID).count();
+            assert!(filter.0.len() < MAX_INSTRUCTIONS, "{}", filter.0.len());
+            let patched = filter.0.iter().filter(|step| step.k == OWN_PID).count();
             assert_eq!(patched, 1);
         }
     }
@@ -323,7 +326,11 @@ mod tests {
             ] {
                 assert_eq!(call(number), denied, "{number}");
             }
-            assert_eq!(call(libc::SYS_clone3), Some(libc::ENOSYS));
+            for number in [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_openat2, 10_000] {
+                assert_eq!(call(number), Some(libc::ENOSYS), "{number}");
+            }
+            // Recent and listed: the kernel looks at the arguments.
+            assert_eq!(call(libc::SYS_faccessat2), Some(libc::EFAULT));
             assert_eq!(call(libc::SYS_clone), denied);
             assert!(File::create("/tmp/made").is_err_and(|e| e.raw_os_error() == denied));
             assert!(File::open("/dev/null").is_ok());
