@@ -23,6 +23,7 @@ const DEVICES: [&str; 2] = ["/dev/null", "/dev/urandom"];
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 
 /// What a process may do with a file that it opens by path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +104,8 @@ impl Root {
         });
         let attributes = match access {
             Access::Read => NOSUID | NODEV | RDONLY,
-            Access::Write => NOSUID | NODEV,
-            Access::Device => NOSUID,
+            Access::Write => NOSUID | NODEV | NOEXEC,
+            Access::Device => NOSUID | NOEXEC,
         };
         let source = bytes(path.as_os_str())?;
         self.binds.push(Bind { source, target: name, attributes, tree: Cell::new(-1) });
@@ -145,7 +146,7 @@ impl Root {
         let before = rustix::process::umask(Mode::from_raw_mode(0o022));
         self.fill(root.as_fd())?;
         rustix::process::umask(before);
-        restrict(root.as_fd(), RDONLY | NOSUID | NODEV, false)?;
+        restrict(root.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, false)?;
         rustix::process::fchdir(root.as_fd())?;
         rustix::process::pivot_root(c".", c".")?;
         rustix::mount::unmount(c".", rustix::mount::UnmountFlags::DETACH)?;

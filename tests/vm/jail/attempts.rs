@@ -182,6 +182,15 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     }),
     hard("gain something by a setuid program", |_| gain()),
     hard("start a program that is no part of the system", |t| exec(&t.state.join("program"))),
+    hard("start a program from its disk", |t| match &t.own_fd {
+        Some(fd) => exec_of(*fd as usize),
+        None => exec(&t.own_path),
+    }),
+    hard("start a program from memory", |_| {
+        // SAFETY: the name is terminated; the descriptor is new, and owned by the file.
+        let file = unsafe { File::from_raw_fd(libc::memfd_create(c"x".as_ptr(), 0)) };
+        exec_of(fd(&file))
+    }),
     // Namespaces, mounts, the machine.
     hard("make a user namespace", |_| call(libc::SYS_unshare, &[libc::CLONE_NEWUSER as usize])),
     hard("make a network namespace", |_| call(libc::SYS_unshare, &[libc::CLONE_NEWNET as usize])),
@@ -348,6 +357,11 @@ fn gain() -> io::Result<()> {
 fn exec(program: &Path) -> io::Result<()> {
     let program = CString::new(program.as_os_str().as_encoded_bytes())?;
     call(libc::SYS_execve, &[address_of(&program), 0, 0])
+}
+
+fn exec_of(fd: usize) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH as usize;
+    call(libc::SYS_execveat, &[fd, address_of(c""), 0, 0, flags])
 }
 
 fn own(targets: &Targets) -> io::Result<File> {
