@@ -35,15 +35,18 @@ impl Holds {
         if held.len() >= MAX_HELD {
             return path.try_exists();
         }
-        let Some(file) = open(path)? else { return Ok(false) };
-        // Whoever removes it is soon done.
-        file.lock_shared()?;
-        if !is_named(&file, path)? {
-            return Ok(false);
-        }
+        let Some(file) = hold_file(path)? else { return Ok(false) };
         held.insert(path.to_owned(), file);
         Ok(true)
     }
+}
+
+/// Holds one file until it is dropped; `None` when there is none.
+pub(super) fn hold_file(path: &Path) -> io::Result<Option<File>> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    // Whoever removes it is soon done.
+    file.lock_shared()?;
+    Ok(is_named(&file, path)?.then_some(file))
 }
 
 /// A file that nobody holds, locked; what of it there is to remove.

@@ -32,8 +32,9 @@ use super::build::{self, build_image};
 use super::cache::{ImageCache, ImageRecord, platform_of, source_key};
 use super::config::{self, ConfigFile};
 use super::digest::Digest;
-use super::download::{Downloader, Layer, fetch, remove};
+use super::download::{Downloader, Layer, blob_file, fetch, remove};
 use super::error::{Reason, printable};
+use super::hold::hold_file;
 use super::http::HttpRegistry;
 use super::layer::{LayerError, Limits};
 use super::leftovers::sweep;
@@ -184,36 +185,39 @@ impl Job<'_> {
         if let Some(record) = cache.row(&resolved.digest)? {
             return Ok(Made::found(record));
         }
+        let path = cache.file(&resolved.digest);
+        // Named, so complete, and its row was lost; where there is a row, the file does not fit it.
+        let row = cache.rows.by_digest(resolved.digest.as_str());
+        let row = row.map_err(|source| Reason::Rows { source })?;
+        let built = fs::metadata(&path).ok().filter(|meta| row.is_none() && meta.is_file());
+        // Without a row, its layers are ones of no image to anybody else.
+        let kept = built.as_ref().map_or_else(Vec::new, |_| self.stored_layers(&resolved));
         super::leftovers::clean(&cache.home, &*cache.rows);
         let bytes = fetch(source, &resolved.manifest.config, &cache.limits).await?;
         let file = checked_config(&bytes, &resolved, wanted)?;
-        let path = cache.file(&resolved.digest);
         let record = |size_bytes| ImageRecord {
             digest: resolved.digest.to_string(),
             config: file.config.clone(),
             file: path.clone(),
             size_bytes,
         };
-        // Named, so complete, and its row was lost; where there is a row, the file does not fit it.
-        let row = cache.rows.by_digest(resolved.digest.as_str());
-        if row.map_err(|source| Reason::Rows { source })?.is_none()
-            && let Ok(meta) = fs::metadata(&path)
-            && meta.is_file()
-        {
+        if let Some(meta) = built {
             let record = record(meta.len());
             let documents = Some(ImageDocuments { manifest: resolved.bytes, config: bytes });
-            return Ok(Made {
-                record,
-                cached: true,
-                documents,
-                _lock: Some(lock),
-                _layers: Vec::new(),
-            });
+            return Ok(Made { record, cached: true, documents, _lock: Some(lock), _layers: kept });
         }
         let (size_bytes, lock, layers) = self.transfer(&resolved, &file, &path, lock).await?;
         let record = record(size_bytes);
         let documents = Some(ImageDocuments { manifest: resolved.bytes, config: bytes });
         Ok(Made { record, cached: false, documents, _lock: Some(lock), _layers: layers })
+    }
+
+    /// The layers that are here, kept from being removed.
+    fn stored_layers(&self, resolved: &Resolved) -> Vec<Arc<File>> {
+        let blobs = self.cache.home.blobs();
+        let layers = resolved.manifest.layers.iter();
+        let held = layers.filter_map(|layer| hold_file(&blob_file(&blobs, &layer.digest)).ok()?);
+        held.map(Arc::new).collect()
     }
 
     /// Downloads and builds at the same time: the size of the bootable file, the lock back, and the

@@ -199,7 +199,11 @@ pub fn prune(store: &Mutex<Store>, found: &Prunable) -> Result<Pruned, StoreErro
             Err(error) => done.kept.push(error),
         }
     }
-    done.bytes += sweep(&home, store, &found.layers, found.options.layers)?;
+    // An image that another makes has no row yet that says which layers it has.
+    let is_busy = done.kept.iter().any(|error| matches!(error, RemoveError::Busy { .. }));
+    if !is_busy {
+        done.bytes += sweep(&home, store, &found.layers, found.options.layers)?;
+    }
     clean_locks(&home);
     Ok(done)
 }
