@@ -480,8 +480,10 @@ fn killed_at_any_moment() {
         assert_whole(&env, &format!("round {round}"));
     }
     assert_eq!(env.msb("up -d").expect(0).stderr, "no changes\n");
-    env.msb("images prune --all --yes").expect(0);
-    assert_eq!(files(&env), (1, 2));
+    let ran = env.msb("images prune --all --yes").expect(0);
+    let names: Vec<_> =
+        fs::read_dir(env.home().blobs()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(files(&env), (1, 2), "{names:?} {}", ran.stderr);
     assert_eq!(fs::read_dir(env.home().tmp()).unwrap().count(), 0);
     env.msb("restart").expect(0);
     env.msb("images load two.tar").expect(0);

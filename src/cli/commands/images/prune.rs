@@ -15,10 +15,6 @@ pub(super) fn run(ui: &Ui, args: &Prune) -> Result<Exit, CliError> {
         ui.data(&described(&found))?;
         return Ok(Exit::Ok);
     }
-    if found.is_empty() {
-        ui.say("nothing to remove");
-        return Ok(Exit::Ok);
-    }
     // Without `--all` nothing goes that anything names.
     if args.all && !args.yes && !found.images.is_empty() {
         ui.always(described(&found).trim_end());
@@ -32,7 +28,12 @@ pub(super) fn run(ui: &Ui, args: &Prune) -> Result<Exit, CliError> {
             }
         }
     }
+    // Also where nothing was found: locks of killed commands are not worth being told.
     let done = prune(&store, &found)?;
+    if found.is_empty() {
+        ui.say("nothing to remove");
+        return Ok(Exit::Ok);
+    }
     for kept in done.kept {
         ui.warn(&format!("{kept}; it stays"));
     }
