@@ -30,7 +30,7 @@ use super::interrupt::{self, OnInterrupt, Watch};
 use super::progress::{Drawing, summary};
 use super::project::{self, Loaded};
 use super::ui::Ui;
-use super::{last_words, machine};
+use super::{last_words, machine, patches};
 
 /// What a command wants done.
 pub(crate) struct Request<'a> {
@@ -301,6 +301,7 @@ async fn change(
         &resolved,
     )?;
     say_withheld(ui, &plan);
+    patches::check(ui, &loaded.origins, host.make_layers(&plan))?;
     confirm(ui, request, &plan)?;
     let options = ExecuteOptions {
         wait_timeout: request.wait_timeout.map(Millis::duration),
@@ -314,7 +315,7 @@ async fn change(
     };
     finish(&host, request, &outcome, &home, &store)?;
     drop(lease);
-    Ok(report(ui, &home, &store, &plan, outcome, begun.elapsed()))
+    Ok(report(ui, &home, &store, (&plan, &loaded.origins), outcome, begun.elapsed()))
 }
 
 fn take_lease(ui: &Ui, request: &Request<'_>, store: &Store) -> Result<Lease, CliError> {
@@ -396,7 +397,7 @@ fn report(
     ui: &Ui,
     home: &Home,
     store: &SharedStore,
-    plan: &Plan,
+    (plan, origins): (&Plan, &Origins),
     outcome: Outcome,
     elapsed: Duration,
 ) -> Done {
@@ -420,7 +421,12 @@ fn report(
         if !step.optional && (exit == Exit::Ok || exit == Exit::Failed) {
             exit = code;
         }
-        ui.error(&CliError::from(error));
+        match error {
+            HostError::Patch { sandbox, source } => {
+                ui.diagnostic(&patches::diagnostic(&sandbox, source, origins));
+            }
+            error => ui.error(&CliError::from(error)),
+        }
         if let ResourceId::Sandbox(name) = &step.resource {
             last_words::say(ui, home, store, &plan.project, name);
         }
@@ -431,6 +437,7 @@ fn report(
 fn exit_of(step: &Step, error: &HostError) -> Exit {
     match error {
         HostError::TimedOut { .. } => Exit::TimedOut,
+        HostError::Patch { .. } => Exit::InvalidFile,
         HostError::Unhealthy { .. } => Exit::Dependency,
         HostError::Exited { .. } | HostError::Crashed { .. } => match step.action {
             Action::AwaitSandbox { .. } => Exit::Dependency,

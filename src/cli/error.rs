@@ -160,6 +160,7 @@ impl From<crate::reconcile::HostError> for CliError {
             HostError::Unhealthy { sandbox, .. }
             | HostError::Exited { sandbox, .. }
             | HostError::Crashed { sandbox, .. } => Some(format!("`msb logs {sandbox}` shows all")),
+            HostError::Patch { source, .. } => source.problem.help().map(str::to_owned),
             HostError::TimedOut { .. } => Some("`--wait-timeout` waits longer".to_owned()),
         };
         let this = Self::new(Exit::Failed, error);

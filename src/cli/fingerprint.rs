@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::home::Home;
 use crate::image::ImageCache;
 use crate::reconcile;
+use crate::rootfs::patch::Watched;
 use crate::spec::{Image, Name, PullPolicy, SandboxKind, SandboxSpec, Status};
 use crate::store::{ProjectRow, SandboxRow, Store};
 
@@ -21,6 +22,9 @@ use super::args::{Global, Selection};
 use super::error::CliError;
 use super::lockfile::LockFile;
 use super::project::Loaded;
+
+/// Above this many files a look at all of them is no shorter than a close look.
+const MAX_STAMPS: usize = 4096;
 
 /// Differs between versions of msb.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -45,6 +49,7 @@ pub(crate) struct FileStamp {
     seconds: i64,
     nanoseconds: i64,
     inode: u64,
+    mode: u32,
 }
 
 impl FileStamp {
@@ -57,7 +62,20 @@ impl FileStamp {
             seconds: meta.map_or(0, MetadataExt::mtime),
             nanoseconds: meta.map_or(0, MetadataExt::mtime_nsec),
             inode: meta.map_or(0, MetadataExt::ino),
+            mode: meta.map_or(0, MetadataExt::mode),
         }
+    }
+
+    /// That of a source of a patch; none where its path is not text.
+    pub(crate) fn of_source(watched: &Watched) -> Option<Self> {
+        Some(Self {
+            path: watched.path.to_str()?.to_owned(),
+            size: watched.size,
+            seconds: watched.mtime,
+            nanoseconds: watched.mtime_nsec.into(),
+            inode: watched.inode,
+            mode: watched.mode,
+        })
     }
 }
 
@@ -132,7 +150,8 @@ pub(crate) fn make(
     let is_locked = |image: &Image| locked.iter().any(|(other, _)| other == image);
     let asks =
         |spec: &SandboxSpec| spec.pull_policy == PullPolicy::Always && !is_locked(&spec.image);
-    if loaded.files.is_empty() || specs().any(|(_, spec)| asks(spec)) {
+    let too_many = loaded.stamps.len() > MAX_STAMPS;
+    if loaded.files.is_empty() || too_many || specs().any(|(_, spec)| asks(spec)) {
         return Ok(None);
     }
     let cache = ImageCache::new(home.clone(), Arc::clone(store) as _);

@@ -136,13 +136,13 @@ pub(crate) fn refuse_unsupported(
     if found.is_empty() { Ok(()) } else { Err(invalid(&found)) }
 }
 
-fn report(ui: &Ui, diagnostics: &[manifest::Diagnostic]) {
+pub(crate) fn report(ui: &Ui, diagnostics: &[manifest::Diagnostic]) {
     for diagnostic in diagnostics {
         ui.diagnostic(diagnostic);
     }
 }
 
-fn invalid(diagnostics: &[manifest::Diagnostic]) -> CliError {
+pub(crate) fn invalid(diagnostics: &[manifest::Diagnostic]) -> CliError {
     let errors = diagnostics.iter().filter(|d| d.severity() == Severity::Error).count();
     let plural = if errors == 1 { "" } else { "s" };
     CliError::message(Exit::InvalidFile, format!("{errors} error{plural} in the Sandboxfile"))

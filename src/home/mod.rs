@@ -5,7 +5,8 @@
 //! ├─ msb.db                 the store (0600), with its WAL beside it
 //! ├─ images/                what is pulled and built
 //! │  ├─ blobs/              compressed layers, by digest
-//! │  └─ erofs/              one bootable file per image digest
+//! │  ├─ erofs/              one bootable file per image digest
+//! │  └─ patches/            layers that patches make, by what they are made of
 //! ├─ runtime/               kernel library and the kernel made from it
 //! ├─ sandboxes/ID/          disks, logs, boot console of one sandbox
 //! ├─ run/ID.sock            control socket of its supervisor (0600)
@@ -69,6 +70,7 @@ impl Home {
             self.images(),
             self.blobs(),
             self.erofs(),
+            self.patches(),
             self.runtime(),
             self.sandboxes(),
             self.run(),
@@ -102,6 +104,11 @@ impl Home {
     /// Bootable image files.
     pub fn erofs(&self) -> PathBuf {
         self.root.join("images/erofs")
+    }
+
+    /// Layers that patches make over images.
+    pub fn patches(&self) -> PathBuf {
+        self.root.join("images/patches")
     }
 
     /// The kernel library and the kernel.

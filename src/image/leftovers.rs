@@ -31,21 +31,49 @@ pub(super) fn clean(home: &Home, rows: &dyn ImageRows) {
             && let Ok(Some(_lock)) = FileLock::try_acquire(&image_lock(&blobs, hex))
         {
             remove(path);
+        } else if is_half_made_layer(name) {
+            let _ = remove_half_made_layer(path);
+        }
+    });
+    for_each_name(&home.patches(), |_, path| {
+        if is_unused_layer(path) && is_old(path) {
+            remove(path);
         }
     });
     clean_locks(home);
     let mut old = BTreeSet::new();
     for_each_name(&blobs, |name, path| {
-        if !name.ends_with(".lock")
-            && fs::metadata(path)
-                .and_then(|meta| meta.modified())
-                .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEEP_BLOBS))
-        {
+        if !name.ends_with(".lock") && is_old(path) {
             old.insert(name.to_owned());
         }
     });
     if !old.is_empty() {
         let _ = sweep(home, rows, &old, false);
+    }
+}
+
+fn is_old(path: &Path) -> bool {
+    let modified = fs::metadata(path).and_then(|meta| meta.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEEP_BLOBS))
+}
+
+/// Whether no sandbox holds a layer of patches by another name. Who takes it into use meanwhile makes
+/// it again, or has its own name for it already.
+pub(super) fn is_unused_layer(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.nlink() == 1)
+}
+
+/// Whether a file of that name in `tmp/` is a layer of patches that is being made, or was.
+pub(super) fn is_half_made_layer(name: &str) -> bool {
+    name.starts_with("patches-") && name.ends_with(".tmp")
+}
+
+/// Removes a layer half made, unless somebody makes it; says whether it is gone.
+pub(super) fn remove_half_made_layer(path: &Path) -> std::io::Result<bool> {
+    match lock_free(path)? {
+        Free::Locked(_file) => fs::remove_file(path).map(|()| true),
+        Free::Missing => Ok(true),
+        Free::Held => Ok(false),
     }
 }
 
@@ -144,6 +172,14 @@ mod tests {
         touch(home.tmp().join("image-aa.tmp"), Duration::ZERO);
         touch(home.tmp().join("image-bb.tmp"), Duration::ZERO);
         touch(home.tmp().join("other"), old);
+        touch(home.tmp().join("patches-gg.tmp"), Duration::ZERO);
+        touch(home.tmp().join("patches-hh.tmp"), old);
+        let making = File::open(home.tmp().join("patches-hh.tmp")).unwrap();
+        making.lock().unwrap();
+        for (name, age) in [("old", old), ("new", Duration::ZERO), ("used", old)] {
+            touch(home.patches().join(name), age);
+        }
+        fs::hard_link(home.patches().join("used"), dir.path().join("used")).unwrap();
         touch(home.blobs().join("cc.part"), old);
         touch(home.blobs().join("dd.part"), Duration::ZERO);
         touch(home.blobs().join("ee.part"), old);
@@ -153,13 +189,23 @@ mod tests {
         let rows = MemoryRows::default();
         clean(&home, &rows);
         let mut left = Vec::new();
-        for dir in [home.tmp(), home.blobs()] {
+        for dir in [home.tmp(), home.blobs(), home.patches()] {
             for_each_name(&dir, |name, _| left.push(name.to_owned()));
         }
         left.sort_unstable();
         assert_eq!(
             left,
-            ["dd.part", "ee.lock", "ee.part", "image-bb.lock", "image-bb.tmp", "other"]
+            [
+                "dd.part",
+                "ee.lock",
+                "ee.part",
+                "image-bb.lock",
+                "image-bb.tmp",
+                "new",
+                "other",
+                "patches-hh.tmp",
+                "used"
+            ]
         );
     }
 }

@@ -20,7 +20,10 @@ use super::digest::Digest;
 use super::error::Reason;
 use super::hold::{Free, lock_free};
 use super::inventory::{StoredImage, list};
-use super::leftovers::{clean_locks, for_each_name, half_made, is_gone_blob, layers_of, sweep};
+use super::leftovers::{
+    clean_locks, for_each_name, half_made, is_gone_blob, is_half_made_layer, is_unused_layer,
+    layers_of, remove_half_made_layer, sweep,
+};
 use super::lock::FileLock;
 use super::pull::image_lock;
 use super::rows::SourceKey;
@@ -82,7 +85,8 @@ pub struct Prunable {
     pub images: Vec<StoredImage>,
     /// Blobs: layers that no image has, and parts of layers.
     pub layers: BTreeSet<String>,
-    /// Other files: bootable files of earlier versions or without a row, and half-made ones.
+    /// Other files: bootable files of earlier versions or without a row, layers of patches that no
+    /// sandbox has, and half-made ones.
     pub files: Vec<PathBuf>,
     /// What they take on the disk, in bytes.
     pub bytes: u64,
@@ -122,7 +126,13 @@ pub fn prunable(store: &Store, options: PruneOptions) -> Result<Prunable, StoreE
         }
     });
     for_each_name(&home.tmp(), |name, path| {
-        if half_made(name).is_some() || is_gone_blob(name) {
+        if half_made(name).is_some() || is_gone_blob(name) || is_half_made_layer(name) {
+            found.bytes += size_on_disk(path);
+            found.files.push(path.to_owned());
+        }
+    });
+    for_each_name(&home.patches(), |_, path| {
+        if is_unused_layer(path) {
             found.bytes += size_on_disk(path);
             found.files.push(path.to_owned());
         }
@@ -264,6 +274,14 @@ fn remove_stale(store: &Mutex<Store>, home: &Home, path: &Path) -> Result<u64, R
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if is_gone_blob(name) {
         return unlink(path);
+    }
+    if is_half_made_layer(name) {
+        let bytes = size_on_disk(path);
+        let gone = remove_half_made_layer(path).map_err(|source| file_error(path, source))?;
+        return Ok(if gone { bytes } else { 0 });
+    }
+    if path.parent() == Some(&home.patches()) {
+        return if is_unused_layer(path) { unlink(path) } else { Ok(0) };
     }
     let digest = parse_file_name(name).map(|(digest, version)| (digest.hex().to_owned(), version));
     let (hex, version) = match (&digest, half_made(name)) {

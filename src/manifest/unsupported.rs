@@ -83,7 +83,6 @@ fn keys(spec: &SandboxSpec) -> Vec<Found> {
         ImageSource::Oci(_) | ImageSource::Dir(_) | ImageSource::Archive(_) => {}
     }
     note(!spec.volumes.is_empty(), "volumes", None);
-    note(!spec.patches.is_empty(), "patches", None);
     note(!spec.ports.is_empty(), "ports", None);
     note(!spec.secrets.is_empty(), "secrets", None);
     note(!spec.scripts.is_empty(), "scripts", None);

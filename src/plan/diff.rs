@@ -18,6 +18,12 @@ const HIDDEN: &str = "(hidden)";
 /// Fields whose values may hold what nobody should read over a shoulder or in a log.
 const HIDDEN_FIELDS: &[&str] = &["env", "scripts", "patches"];
 
+/// The field whose items are compared one by one.
+const PATCHES: &str = "patches";
+
+/// How many digits of a source's digest are shown.
+const DIGEST_DIGITS: usize = 12;
+
 /// The path under which `lifecycle.ignore` names the digest an image resolves to.
 pub(super) const IMAGE_DIGEST: &str = "image.digest";
 
@@ -117,6 +123,11 @@ impl Found<'_> {
         match (old, new) {
             (Value::Object(old), Value::Object(new)) => self.compare_tables(path, old, new),
             (old, new) if *old == *new => {}
+            (Value::Array(old), Value::Array(new))
+                if path == PATCHES && !self.ignored.covers(path) =>
+            {
+                self.compare_patches(old, new);
+            }
             (old, new) if self.ignored.covers(path) => {
                 *new = old.clone();
                 self.restored = true;
@@ -164,6 +175,30 @@ impl Found<'_> {
         }
     }
 
+    /// One change per patch. Of one whose source holds something else, and nothing more, the source
+    /// is shown.
+    fn compare_patches(&mut self, old: &[Value], new: &[Value]) {
+        for index in 0..old.len().max(new.len()) {
+            let (old, new) = (old.get(index), new.get(index));
+            if old == new {
+                continue;
+            }
+            let path = format!("{PATCHES}.{index}");
+            match (old.and_then(source_of), new.and_then(source_of)) {
+                (Some((old, before)), Some((new, after))) if old == new && before != after => {
+                    self.changes.push(FieldChange {
+                        class: ChangeClass::of(&path),
+                        path,
+                        old: Some(before),
+                        new: Some(after),
+                        origin: None,
+                    });
+                }
+                _ => self.push(&path, old, new),
+            }
+        }
+    }
+
     /// One change per leaf of a table that only one side has.
     fn leaves(&mut self, path: &str, value: &Value, added: bool) {
         match value {
@@ -188,6 +223,16 @@ impl Found<'_> {
             origin: None,
         });
     }
+}
+
+/// A patch without the digest of its source, and what says which source that is and what it holds.
+fn source_of(patch: &Value) -> Option<(Value, String)> {
+    let mut patch = patch.clone();
+    let digest = patch.as_object_mut()?.shift_remove("digest")?;
+    let source = patch.get("source")?.as_str()?;
+    let digits = digest.as_str()?.get(..DIGEST_DIGITS)?;
+    let shown = format!("{source} ({digits})");
+    Some((patch, shown))
 }
 
 /// Whether a path is that of a whole entry of `depends_on`, which its condition stands for.
@@ -256,6 +301,44 @@ mod tests {
             labels.why None -> Some("\"because because because because because because because bec…") live
         "#]],
         );
+    }
+
+    #[test]
+    fn patches_are_compared_one_by_one() {
+        let patches = |config: &str, motd: &str| {
+            let copy = crate::spec::Patch::CopyFile {
+                source: "/shop/config.json".into(),
+                to: "/app/config.json".parse().unwrap(),
+                mode: None,
+                replace: false,
+                digest: Some(config.repeat(64)),
+            };
+            let text = crate::spec::Patch::Text {
+                path: "/etc/motd".parse().unwrap(),
+                content: motd.into(),
+                mode: None,
+                replace: true,
+            };
+            vec![copy, text]
+        };
+        let (mut old, mut new) = (service(), service());
+        old.patches = patches("a", "hello");
+        new.patches = patches("b", "hello");
+        let kept = expect![[r#"
+            patches.0 Some("/shop/config.json (aaaaaaaaaaaa)") -> Some("/shop/config.json (bbbbbbbbbbbb)") replace
+        "#]];
+        check(&old, &new, kept);
+        new.patches = patches("a", "hello again");
+        new.patches.push(crate::spec::Patch::Remove { path: "/etc/issue".parse().unwrap() });
+        let hidden = expect![[r#"
+            patches.1 Some("(hidden)") -> Some("(hidden)") replace
+            patches.2 None -> Some("(hidden)") replace
+        "#]];
+        check(&old, &new, hidden);
+        new.patches = patches("b", "hello");
+        new.lifecycle.ignore = vec!["patches".into()];
+        old.lifecycle = new.lifecycle.clone();
+        assert_eq!(check(&old, &new, expect![[""]]).patches, old.patches);
     }
 
     #[test]

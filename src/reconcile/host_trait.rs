@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::plan::{ObservedState, Step, StepId};
+use crate::rootfs::patch::PatchError;
 use crate::spec::{Name, Project};
 
 /// The machine being reconciled.
@@ -84,6 +85,14 @@ pub enum HostError {
         sandbox: Name,
         /// The limit.
         after: Duration,
+    },
+    /// A patch cannot be applied to the image.
+    #[error("the image of sandbox `{sandbox}` cannot be patched")]
+    Patch {
+        /// The sandbox.
+        sandbox: Name,
+        /// Which patch, and why.
+        source: PatchError,
     },
     /// Anything else.
     #[error(transparent)]

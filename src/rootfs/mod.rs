@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "this module writes disks")]
 
 pub mod ext4;
+pub mod patch;
 
 use std::fs::File;
 use std::io;

@@ -6,7 +6,7 @@ use super::GuestPath;
 
 /// One patch; a sandbox's patches are applied in order.
 ///
-/// Host paths are absolute. `mode` is the permission bits (at most `0o7777`). `replace` allows the
+/// Host paths are absolute; `digest` says what was found there (see [`Patch::set_digest`]). `mode` is the permission bits (at most `0o7777`). `replace` allows the
 /// target to exist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -46,6 +46,9 @@ pub enum Patch {
         mode: Option<u32>,
         /// Whether the target may exist.
         replace: bool,
+        /// Digest of the file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
     },
     /// Copies a tree of the host.
     CopyDir {
@@ -55,6 +58,9 @@ pub enum Patch {
         to: GuestPath,
         /// Whether the target may exist.
         replace: bool,
+        /// Digest of the tree.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
     },
     /// Makes a symbolic link.
     Symlink {
@@ -70,4 +76,32 @@ pub enum Patch {
         /// What is removed.
         path: GuestPath,
     },
+}
+
+impl Patch {
+    /// The path in the guest that it is about, as declared.
+    pub fn target(&self) -> &GuestPath {
+        match self {
+            Self::Text { path, .. }
+            | Self::Mkdir { path, .. }
+            | Self::Append { path, .. }
+            | Self::Remove { path } => path,
+            Self::CopyFile { to, .. } | Self::CopyDir { to, .. } => to,
+            Self::Symlink { at, .. } => at,
+        }
+    }
+
+    /// Records what a source on the host holds: 64 lower-case hex digits. A Sandboxfile does not
+    /// say it; whoever plans reads the sources first, so that a changed source is a changed spec.
+    /// Patches without a source stay as they are.
+    pub fn set_digest(&mut self, found: String) {
+        match self {
+            Self::CopyFile { digest, .. } | Self::CopyDir { digest, .. } => *digest = Some(found),
+            Self::Text { .. }
+            | Self::Mkdir { .. }
+            | Self::Append { .. }
+            | Self::Symlink { .. }
+            | Self::Remove { .. } => {}
+        }
+    }
 }

@@ -33,6 +33,9 @@ pub struct LaunchConfig {
     /// The image's file.
     #[serde(default)]
     pub image_file: Option<PathBuf>,
+    /// The layer that its patches make over the image.
+    #[serde(default)]
+    pub patch_file: Option<PathBuf>,
     /// The sandbox's writable disk.
     #[serde(default)]
     pub upper: Option<PathBuf>,
@@ -112,6 +115,11 @@ impl SandboxPaths {
     /// Held by its supervisor.
     pub fn lock(&self) -> PathBuf {
         self.dir.join("supervisor.lock")
+    }
+
+    /// The layer of its patches, by convention: a name of a file that others may have too.
+    pub fn patches(&self) -> PathBuf {
+        self.dir.join("patches.erofs")
     }
 
     /// The writable disk, by convention.

@@ -320,6 +320,7 @@ fn start_vm(
     let disks = [
         disk(workload::BOOT_SERIAL, &config.boot_disk, true),
         disk(workload::IMAGE_SERIAL, &config.image_file, true),
+        disk(workload::PATCHES_SERIAL, &config.patch_file, true),
         disk(workload::UPPER_SERIAL, &config.upper, false),
     ];
     let vm = VmConfig {

@@ -10,6 +10,7 @@ use crate::spec::{HealthCheck, Probe, SandboxSpec, Signal};
 /// Virtio serials of the disks.
 pub(super) const BOOT_SERIAL: &str = "boot";
 pub(super) const IMAGE_SERIAL: &str = "image";
+pub(super) const PATCHES_SERIAL: &str = "patches";
 pub(super) const UPPER_SERIAL: &str = "upper";
 
 /// The program and arguments of a workload: entrypoint, then command. The Sandboxfile's entrypoint
@@ -82,9 +83,11 @@ pub(super) fn stop_signal(spec: &SandboxSpec, image: &ImageDefaults) -> Signal {
 
 /// How the guest is set up; the clock is set when this is sent.
 pub(super) fn boot_config(config: &LaunchConfig) -> BootConfig {
+    let patches = config.patch_file.as_ref().map(|_| PATCHES_SERIAL.to_owned());
+    let image = config.image_file.as_ref().map(|_| IMAGE_SERIAL.to_owned());
     BootConfig {
         root: RootConfig {
-            lowers: config.image_file.iter().map(|_| IMAGE_SERIAL.to_owned()).collect(),
+            lowers: patches.into_iter().chain(image).collect(),
             upper: config.upper.as_ref().map(|_| UPPER_SERIAL.to_owned()),
         },
         hostname: config.spec.hostname.clone().unwrap_or_else(|| config.name.hostname()),

@@ -94,6 +94,7 @@ impl Bench {
             kernel: Kernel::default(),
             boot_disk: None,
             image_file: None,
+            patch_file: None,
             upper: None,
             boot_timeout_ms: DEFAULT_BOOT_TIMEOUT_MS,
             require_jail: false,

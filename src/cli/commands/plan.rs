@@ -4,15 +4,17 @@ use crate::cli::args::{Format, Global, Plan};
 use crate::cli::engine;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::lockfile::LockFile;
+use crate::cli::patches;
 use crate::cli::project;
 use crate::cli::ui::Ui;
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Plan) -> Result<Exit, CliError> {
-    let loaded = project::load(ui, global)?;
+    let mut loaded = project::load(ui, global)?;
     let mut selected = project::select(ui, &loaded, &args.selection.names, global)?;
     if args.selection.no_deps {
         selected = args.selection.names.iter().cloned().collect();
     }
+    patches::read(ui, &mut loaded, &selected)?;
     let options = super::up::options(&args.selection, &selected, false);
     let lock = LockFile::read(&loaded)?;
     if args.selection.locked {

@@ -9,6 +9,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::fingerprint;
 use crate::cli::interrupt::Listening;
 use crate::cli::lockfile::LockFile;
+use crate::cli::patches;
 use crate::cli::project::{self, Loaded};
 use crate::cli::ui::Ui;
 use crate::plan::{Intent, PlanOptions};
@@ -19,8 +20,9 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         ui.say("no changes");
         return Ok(Exit::Ok);
     }
-    let loaded = project::load(ui, global)?;
+    let mut loaded = project::load(ui, global)?;
     let selected = selected(ui, &loaded, &args.selection, global)?;
+    patches::read(ui, &mut loaded, &selected)?;
     let mut lock = LockFile::read(&loaded)?;
     if args.selection.locked {
         lock.require(ui, &loaded, &selected)?;

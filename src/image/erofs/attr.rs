@@ -62,7 +62,6 @@ pub(super) fn split_xattr_name(name: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 /// The full name again, from what is on disk.
-#[cfg(any(test, feature = "test-support"))]
 pub(super) fn join_xattr_name(index: u8, rest: &[u8]) -> Option<Vec<u8>> {
     let (prefix, _) = NAMESPACES.iter().find(|(_, number)| *number == index)?;
     Some([prefix, rest].concat())

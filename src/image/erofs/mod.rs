@@ -24,7 +24,6 @@ mod data;
 mod error;
 mod format;
 mod layout;
-#[cfg(any(test, feature = "test-support"))]
 pub mod reader;
 mod tree;
 mod write;

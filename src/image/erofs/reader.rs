@@ -1,5 +1,8 @@
-//! A small EROFS reader for tests, written from the format's documentation and not from the writer:
-//! what both agree on is what a kernel sees. It checks every invariant that it comes across.
+//! A small EROFS reader, written from the format's documentation and not from the writer: what both
+//! agree on is what a kernel sees. It checks every invariant that it comes across.
+//!
+//! Patches look at images with it; they are files that this program wrote, so what is wrong with
+//! one is said in words and nothing more.
 #![allow(missing_docs, reason = "fields are named after the on-disk ones")]
 
 use std::collections::BTreeMap;
@@ -35,6 +38,7 @@ pub struct Stat {
     head: u64,
 }
 
+/// Errors are sentences: what is wrong with the image.
 type Result<T> = std::result::Result<T, String>;
 
 fn le(bytes: &[u8]) -> u64 {
@@ -69,11 +73,19 @@ impl Image {
     }
 
     fn bytes(&self, at: u64, count: u64) -> Result<Vec<u8>> {
+        if count > self.blocks * 4096 {
+            return Err(format!("{count} bytes in an image of {} blocks", self.blocks));
+        }
         let mut bytes = vec![0; usize::try_from(count).map_err(|error| error.to_string())?];
         self.file
             .read_exact_at(&mut bytes, at)
             .map_err(|error| format!("{count} bytes at {at}: {error}"))?;
         Ok(bytes)
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> Result<Stat> {
+        self.stat(self.root)
     }
 
     /// The inode with number `nid`.
@@ -124,11 +136,10 @@ impl Image {
                     return Err(format!("inline data of inode {} cross a block", stat.nid));
                 }
                 let whole = stat.size - tail;
-                let mut all = self.bytes(u64::from(stat.union) * 4096, whole)?;
-                all.extend(self.bytes(stat.head, tail)?);
-                let from = usize::try_from(offset).map_err(|error| error.to_string())?;
-                all.drain(..from);
-                all.truncate(usize::try_from(count).map_err(|error| error.to_string())?);
+                let in_blocks = count.min(whole.saturating_sub(offset));
+                let mut all = self.bytes(u64::from(stat.union) * 4096 + offset, in_blocks)?;
+                let into_tail = (offset + in_blocks).saturating_sub(whole);
+                all.extend(self.bytes(stat.head + into_tail, count - in_blocks)?);
                 Ok(all)
             }
             4 => {
@@ -156,35 +167,48 @@ impl Image {
         self.read(stat, 0, stat.size)
     }
 
-    /// The entries of a directory, `.` and `..` among them, checked for their order.
+    /// The entries of a directory, `.` and `..` among them, checked for their order and types.
     pub fn entries(&self, stat: &Stat) -> Result<Vec<(Vec<u8>, u64)>> {
+        let entries = self.typed_entries(stat)?;
+        for (_, nid, kind) in &entries {
+            let mode = self.stat(*nid)?.mode >> 12;
+            let kinds = [0_u16, 0o10, 0o4, 0o2, 0o6, 0o1, 0o14, 0o12];
+            if kinds.get(usize::from(*kind)) != Some(&mode) {
+                return Err(format!("entry type {kind} of mode {mode:o}"));
+            }
+        }
+        Ok(entries.into_iter().map(|(name, nid, _)| (name, nid)).collect())
+    }
+
+    /// The entries of a directory as [`Image::entries`], without a look at their inodes.
+    pub fn names(&self, stat: &Stat) -> Result<Vec<(Vec<u8>, u64)>> {
+        Ok(self.typed_entries(stat)?.into_iter().map(|(name, nid, _)| (name, nid)).collect())
+    }
+
+    /// Names, inode numbers and types, checked for their order.
+    fn typed_entries(&self, stat: &Stat) -> Result<Vec<(Vec<u8>, u64, u8)>> {
         let bytes = self.contents(stat)?;
-        let mut entries: Vec<(Vec<u8>, u64)> = Vec::new();
+        let broken = || format!("directory {} is damaged", stat.nid);
+        let mut entries: Vec<(Vec<u8>, u64, u8)> = Vec::new();
         for block in bytes.chunks(4096) {
-            let count = usize::try_from(le(&block[8..10])).unwrap_or(0) / 12;
+            let start_of = |index: usize| -> Option<usize> {
+                usize::try_from(le(block.get(index * 12 + 8..index * 12 + 10)?)).ok()
+            };
+            let count = start_of(0).ok_or_else(broken)? / 12;
             for index in 0..count {
-                let raw = &block[index * 12..][..12];
-                let start = usize::try_from(le(&raw[8..10])).unwrap_or(0);
-                let end = match block.get((index + 1) * 12..(index + 2) * 12) {
-                    Some(next) if index + 1 < count => {
-                        usize::try_from(le(&next[8..10])).unwrap_or(0)
-                    }
-                    _ => block[start..]
-                        .iter()
-                        .position(|byte| *byte == 0)
-                        .map_or(block.len(), |length| start + length),
+                let raw = block.get(index * 12..(index + 1) * 12).ok_or_else(broken)?;
+                let start = start_of(index).ok_or_else(broken)?;
+                let rest = block.get(start..).ok_or_else(broken)?;
+                let length = if index + 1 < count {
+                    start_of(index + 1).and_then(|end| end.checked_sub(start)).ok_or_else(broken)?
+                } else {
+                    rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len())
                 };
-                let name = block[start..end].to_vec();
-                if entries.last().is_some_and(|(last, _)| *last >= name) {
+                let name = rest.get(..length).ok_or_else(broken)?.to_vec();
+                if entries.last().is_some_and(|(last, ..)| *last >= name) {
                     return Err(format!("directory {} is not sorted", stat.nid));
                 }
-                let nid = le(&raw[0..8]);
-                let mode = self.stat(nid)?.mode >> 12;
-                let kinds = [0_u16, 0o10, 0o4, 0o2, 0o6, 0o1, 0o14, 0o12];
-                if kinds.get(usize::from(raw[10])) != Some(&mode) {
-                    return Err(format!("entry type {} of mode {mode:o}", raw[10]));
-                }
-                entries.push((name, nid));
+                entries.push((name, le(&raw[0..8]), raw[10]));
             }
         }
         Ok(entries)
@@ -236,10 +260,10 @@ impl Image {
 
 fn parse_xattrs(bytes: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut xattrs = BTreeMap::new();
-    if bytes[4] != 0 {
+    if bytes.get(4) != Some(&0) {
         return Err("shared xattrs".into());
     }
-    let mut rest = &bytes[12..];
+    let mut rest = bytes.get(12..).ok_or("short xattrs")?;
     while rest.len() >= 4 {
         let (name, value) = (usize::from(rest[0]), usize::try_from(le(&rest[2..4])).unwrap_or(0));
         let body = rest.get(4..4 + name + value).ok_or("xattr beyond its inode")?;

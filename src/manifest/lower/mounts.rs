@@ -81,6 +81,22 @@ impl Lower<'_> {
         Some(Mount { source, readonly: flag("readonly") })
     }
 
+    /// Refuses what no guest would see.
+    fn check_target(&mut self, kind: &str, node: &Node) {
+        let Some(path) = parsed::<GuestPath>(node) else { return };
+        if path.is_root() && !matches!(kind, "mkdir" | "copy_dir") {
+            let problem = Problem::new(node.span, format!("a `{kind}` patch cannot be about `/`"));
+            self.report(problem.help("name a file below it"));
+        }
+        for mounted in ["/dev", "/proc", "/sys"] {
+            if GuestPath::new(mounted).is_ok_and(|mounted| path.is_within(&mounted)) {
+                let problem = Problem::new(node.span, format!("`{path}` cannot be patched"));
+                let problem = problem.label(format!("the guest mounts its own {mounted}"));
+                self.report(problem.help("patch another path"));
+            }
+        }
+    }
+
     pub(super) fn patch(&mut self, node: &Node) -> Option<Patch> {
         let table = node.as_table()?;
         let value = |key: &str| table.get(key).map(|entry| &entry.node);
@@ -106,17 +122,23 @@ impl Lower<'_> {
                 self.report(Problem::new(entry.key_span, message));
             }
         }
+        let target = match kind {
+            "copy_file" | "copy_dir" => "to",
+            "symlink" => "at",
+            kind => kind,
+        };
+        self.check_target(kind, value(target)?);
         Some(match kind {
             "text" => Patch::Text { path: guest(kind)?, content: content()?, mode, replace },
             "mkdir" => Patch::Mkdir { path: guest(kind)?, mode },
             "append" => Patch::Append { path: guest(kind)?, content: content()? },
             "copy_file" => {
                 let source = self.host_path(value(kind)?)?;
-                Patch::CopyFile { source, to: guest("to")?, mode, replace }
+                Patch::CopyFile { source, to: guest("to")?, mode, replace, digest: None }
             }
             "copy_dir" => {
                 let source = self.host_path(value(kind)?)?;
-                Patch::CopyDir { source, to: guest("to")?, replace }
+                Patch::CopyDir { source, to: guest("to")?, replace, digest: None }
             }
             "symlink" => {
                 let target = value(kind)?.as_str()?.to_owned();

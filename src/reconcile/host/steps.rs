@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags};
 
 use crate::image::ImageRecord;
-use crate::plan::{Action, PlannedSpec, Step, canonical_json};
+use crate::plan::{Action, Plan, PlannedSpec, Step, canonical_json};
 use crate::rootfs;
-use crate::spec::{Condition, ImageSource, Millis, Name, SandboxSpec, Status};
-use crate::store::{RunIdentity, SandboxRow, SandboxUpdate};
+use crate::rootfs::patch::{self, LayerError};
+use crate::spec::{Condition, ImageSource, Millis, Name, ResourceId, SandboxSpec, Status};
+use crate::store::{RunIdentity, SandboxRow, SandboxUpdate, now_ms};
 use crate::supervisor::{self, ControlClient, LaunchConfig, SandboxPaths, StatusEvent};
 
 use super::super::adopt::Record;
@@ -63,7 +64,7 @@ impl RealHost {
         digest: Option<&str>,
         origin_file: Option<&str>,
     ) -> Result<StepOutput, HostError> {
-        let record = match digest {
+        let image = match digest {
             Some(digest) => self.image(digest)?,
             None => {
                 let cached = self.images.cached(&spec.image).map_err(HostError::failed)?;
@@ -76,8 +77,8 @@ impl RealHost {
             Some(id) => id,
             None => supervisor::new_id().map_err(HostError::failed)?,
         };
-        let record = self.record(name, spec, Some(&record.digest), origin_file);
-        self.make_disk(&id, spec, &record)?;
+        let record = self.record(name, spec, Some(&image.digest), origin_file);
+        self.make_disk(&id, name, spec, &image, &record)?;
         crash_point("create-before-row");
         self.write(|w| w.create_sandbox(&record.as_new(&id))).inspect_err(|_| {
             // Without a row nobody would find it again.
@@ -109,25 +110,70 @@ impl RealHost {
 
     /// The directory of a sandbox with its writable disk and its record, under its name once it is
     /// whole.
-    fn make_disk(&self, id: &str, spec: &SandboxSpec, record: &Record) -> Result<(), HostError> {
+    fn make_disk(
+        &self,
+        id: &str,
+        name: &Name,
+        spec: &SandboxSpec,
+        image: &ImageRecord,
+        record: &Record,
+    ) -> Result<(), HostError> {
         let fail = |path: &PathBuf, what, source| {
             HostError::failed(StepError::File { path: path.clone(), what, source })
         };
         let made = self.home.tmp().join(id);
         let home = self.home.sandbox(id);
         fs::create_dir_all(&made).map_err(|e| fail(&made, "make the directory", e))?;
-        let disk =
-            made.join(SandboxPaths::new(&self.home, id).upper().file_name().unwrap_or_default());
-        rootfs::create_upper(&disk, spec.disk).map_err(|error| {
+        let paths = SandboxPaths::new(&self.home, id);
+        let place = |path: PathBuf| made.join(path.file_name().unwrap_or_default());
+        let fill = || {
+            self.link_patches(name, spec, image, &place(paths.patches()))?;
+            rootfs::create_upper(&place(paths.upper()), spec.disk).map_err(HostError::failed)?;
+            record.write(&made).map_err(|source| fail(&made, "write the record", source))
+        };
+        fill().inspect_err(|_| {
             let _ = fs::remove_dir_all(&made);
-            HostError::failed(error)
-        })?;
-        record.write(&made).map_err(|source| {
-            let _ = fs::remove_dir_all(&made);
-            fail(&made, "write the record", source)
         })?;
         crash_point("create-before-rename");
         fs::rename(&made, &home).map_err(|e| fail(&home, "make the directory", e))
+    }
+
+    /// Gives the layer of the sandbox's patches, where it has any, the name `to`.
+    fn link_patches(
+        &self,
+        name: &Name,
+        spec: &SandboxSpec,
+        image: &ImageRecord,
+        to: &Path,
+    ) -> Result<(), HostError> {
+        if spec.patches.is_empty() {
+            return Ok(());
+        }
+        let root = Path::new(&self.root);
+        let linked = patch::link(&self.home, image, root, &spec.patches, now_secs(), to);
+        linked.map_err(|error| patch_error(name, error))
+    }
+
+    /// Makes the patch layers that `plan` needs of images that are here, so that a patch that cannot
+    /// be applied is known before anything is changed. Those of other images are made when these are
+    /// pulled.
+    pub fn make_layers(&self, plan: &Plan) -> Vec<HostError> {
+        let mut wrong = Vec::new();
+        for step in &plan.steps {
+            let Action::CreateSandbox { spec, image_digest: Some(digest), .. } = &step.action
+            else {
+                continue;
+            };
+            let ResourceId::Sandbox(name) = &step.resource else { continue };
+            let Ok(Some(image)) = self.images.by_digest(digest) else { continue };
+            if spec.patches.is_empty() {
+                continue;
+            }
+            let root = Path::new(&self.root);
+            let made = patch::ensure(&self.home, &image, root, &spec.patches, now_secs());
+            wrong.extend(made.err().map(|error| patch_error(name, error)));
+        }
+        wrong
     }
 
     pub(super) async fn start(
@@ -184,7 +230,7 @@ impl RealHost {
             HostError::failed(StepError::StoredSpec { name: name.clone(), source })
         })?;
         let digest = row.image_digest.as_deref().unwrap_or_default();
-        let record = self.disk_image(&spec, digest, progress).await?;
+        let image_record = self.disk_image(&spec, digest, progress).await?;
         let upper = SandboxPaths::new(&self.home, &row.id).upper();
         if !upper.exists() {
             // Somebody removed the directory; the sandbox starts on an empty disk.
@@ -200,26 +246,31 @@ impl RealHost {
                 protect: row.protect,
                 driver: row.driver.clone(),
             };
-            self.make_disk(&row.id, &spec, &record)?;
+            self.make_disk(&row.id, name, &spec, &image_record, &record)?;
+        }
+        let patches = SandboxPaths::new(&self.home, &row.id).patches();
+        if !patches.exists() {
+            self.link_patches(name, &spec, &image_record, &patches)?;
         }
         let image = supervisor::ImageDefaults {
-            entrypoint: record.config.entrypoint,
-            cmd: record.config.cmd,
-            env: record.config.env,
-            workdir: record.config.workdir,
-            user: record.config.user,
-            stop_signal: record.config.stop_signal,
+            entrypoint: image_record.config.entrypoint,
+            cmd: image_record.config.cmd,
+            env: image_record.config.env,
+            workdir: image_record.config.workdir,
+            user: image_record.config.user,
+            stop_signal: image_record.config.stop_signal,
         };
         Ok(LaunchConfig {
             id: row.id.clone(),
             project: self.project.to_string(),
             name: name.clone(),
+            patch_file: (!spec.patches.is_empty()).then_some(patches),
             spec,
             image,
             driver: machine.driver.to_owned(),
             kernel: machine.kernel.clone(),
             boot_disk: machine.boot_disk.clone(),
-            image_file: Some(record.file),
+            image_file: Some(image_record.file),
             upper: Some(upper),
             boot_timeout_ms: supervisor::DEFAULT_BOOT_TIMEOUT_MS,
             require_jail: machine.require_jail,
@@ -360,6 +411,17 @@ impl RealHost {
         self.write(|w| w.update_sandbox(id, &update))?;
         Ok(StepOutput::default())
     }
+}
+
+fn patch_error(sandbox: &Name, error: LayerError) -> HostError {
+    match error {
+        LayerError::Patch(source) => HostError::Patch { sandbox: sandbox.clone(), source },
+        other => HostError::failed(other),
+    }
+}
+
+fn now_secs() -> i64 {
+    now_ms() / 1000
 }
 
 /// Waits until the process of a run has ended.
