@@ -14,6 +14,7 @@ mod cli_faults;
 mod cli_images;
 mod cli_lock;
 mod cli_noop;
+mod cli_patches;
 mod cli_registry;
 mod cli_terminal;
 mod cli_up;

@@ -55,7 +55,7 @@ cmd = ["sleep", "100000"]
 "#;
 
 /// A project of busybox sandboxes for the driver `driver`.
-fn environment(driver: &str, sandboxfile: &str) -> Environment {
+pub(crate) fn environment(driver: &str, sandboxfile: &str) -> Environment {
     let library = setup::status(home()).unwrap().library.path;
     environment_with(driver, library, sandboxfile)
 }
@@ -273,7 +273,7 @@ fn removed(env: &Environment) {
     assert_eq!(env.msb("down").expect(0).stderr, "nothing to remove\n");
 }
 
-fn sh(env: &Environment, flags: &[&str], name: &str, script: &str) -> Ran {
+pub(crate) fn sh(env: &Environment, flags: &[&str], name: &str, script: &str) -> Ran {
     let mut command = env.command();
     env.run(command.arg("exec").args(flags).args([name, "sh", "-c", script]))
 }

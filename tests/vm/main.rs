@@ -14,4 +14,5 @@ mod guest;
 mod jail;
 mod lifetime;
 mod network;
+mod patches;
 mod session;

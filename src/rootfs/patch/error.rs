@@ -74,8 +74,8 @@ pub enum Problem {
         /// Why.
         source: io::Error,
     },
-    /// The source is not what it was when it was looked at first.
-    #[error("{0} has changed while it was read")]
+    /// The source is not what it was when the spec was made.
+    #[error("{0} has changed since the plan was made")]
     Changed(PathBuf),
     /// The sources were not looked at first.
     #[error("the source has no digest")]
@@ -132,7 +132,7 @@ impl Problem {
             Self::Special(_) => {
                 "move it out of the tree: only files, directories and links are copied"
             }
-            Self::Changed(_) => "run the command again when the file is complete",
+            Self::Changed(_) => "`msb up` looks at it anew",
             Self::FileTooLarge(_) | Self::TooLarge | Self::TooMany | Self::TooDeep(_) => {
                 "put it into the image or into a volume"
             }

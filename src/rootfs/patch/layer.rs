@@ -109,7 +109,8 @@ fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
-fn make(
+/// Writes a layer into `out`, which is known as `path`.
+pub(super) fn make(
     image: &ImageRecord,
     root: &Path,
     patches: &[Patch],

@@ -26,6 +26,8 @@ mod error;
 mod layer;
 mod limits;
 mod source;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod write;
 

@@ -255,11 +255,15 @@ impl Scanner {
         if !is(&stat, FileType::RegularFile) {
             return Err(Problem::Changed(shown.to_owned()));
         }
+        let too_large = || Problem::FileTooLarge(shown.display().to_string());
+        if u64::try_from(stat.st_size).is_ok_and(|size| size > MAX_FILE_BYTES) {
+            return Err(too_large());
+        }
         let mut hasher = blake3::Hasher::new();
         let mut reader = File::from(file).take(MAX_FILE_BYTES + 1);
         let size = io::copy(&mut reader, &mut hasher).map_err(|error| unreadable(shown, error))?;
         if size > MAX_FILE_BYTES {
-            return Err(Problem::FileTooLarge(shown.display().to_string()));
+            return Err(too_large());
         }
         self.bytes += size;
         if self.bytes > MAX_TOTAL_BYTES {
