@@ -99,7 +99,8 @@ impl Model {
     }
 
     fn apply(&mut self, patch: &Patch, sources: &Model) -> Option<()> {
-        let bits = |mode: &Option<u32>, default| mode.map_or(default, |mode| mode as u16);
+        let bits =
+            |mode: &Option<u32>, default| mode.map_or(default, |mode| u16::try_from(mode).unwrap());
         let source_at = |source: &str| {
             let names: Vec<String> = source.rsplit('/').take(1).map(str::to_owned).collect();
             sources.get(&names).cloned()
