@@ -143,7 +143,10 @@ fn a_full_disk_at_any_point_leaves_nothing_half_made() {
     "#;
     assert!(rustix::process::geteuid().is_root(), "mounting needs root: run this test as root");
     let env = Environment::new();
-    env.write("Sandboxfile", PAIR);
+    // A layer that is as large as everything else together.
+    env.write("big", &(0..60_000).map(|n| n.to_string()).collect::<String>());
+    let patch = "patches = [{ copy_file = \"./big\", to = \"/big\" }]\n";
+    env.write("Sandboxfile", &format!("{PAIR}{patch}"));
     let mut command = Command::new("unshare");
     env.prepare(&mut command);
     command

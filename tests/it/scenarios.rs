@@ -15,9 +15,10 @@
 //! | `finish` | jobs that run end |
 //! | `exit NAME CODE`, `unhealthy NAME`, `well NAME` | how a job ends, a health check turns out |
 //! | `crash NAME`, `move IMAGE`, `fail TITLE`, `fix` | accidents; `fix` ends all `fail`s |
+//! | `source PATH TEXT` | the file or tree that patches copy from PATH holds something else |
 //! | `power N` | the next command loses power at its N-th crash point |
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use std::{fs, io};
 use msb::manifest::{Inputs, Loader, Source, load, select};
 use msb::plan::{Desired, Intent, ObservedState, Plan, PlanError, PlanOptions, plan};
 use msb::reconcile::{Event, ExecuteOptions, FakeHost, Host, Reporter, execute};
-use msb::spec::{Name, Origins, Project};
+use msb::spec::{Name, Origins, Patch, Project};
 
 /// Fewer scripts than this means that some are not found.
 const MIN_SCRIPTS: usize = 15;
@@ -75,6 +76,8 @@ fn render(preface: &str, sections: &[Section]) -> String {
 struct World {
     host: FakeHost,
     file: String,
+    /// What sources of patches hold, by path.
+    sources: BTreeMap<String, String>,
 }
 
 /// A parsed command line of a section.
@@ -155,6 +158,9 @@ impl World {
             ("fail", title) => {
                 machine().failing.insert(title.join(" "));
             }
+            ("source", [path, text]) => {
+                self.sources.insert((*path).to_owned(), (*text).to_owned());
+            }
             ("fix", []) => machine().failing.clear(),
             ("power", [points]) => machine().fail_power_after(points.parse().expect("a number")),
             _ => panic!("unknown command `{}`", section.header),
@@ -197,7 +203,16 @@ impl World {
             env_files: &[],
         });
         let problems: Vec<_> = parsed.diagnostics.iter().map(|d| d.message().to_owned()).collect();
-        let project = parsed.project.unwrap_or_else(|| panic!("{problems:?} in:\n{}", self.file));
+        let mut project =
+            parsed.project.unwrap_or_else(|| panic!("{problems:?} in:\n{}", self.file));
+        let patches = project.sandboxes.values_mut().flat_map(|spec| &mut spec.patches);
+        for patch in patches {
+            if let Patch::CopyFile { source, .. } | Patch::CopyDir { source, .. } = &*patch {
+                let held = self.sources.get(source).map_or("", String::as_str);
+                let digest = blake3::hash(held.as_bytes()).to_hex().to_string();
+                patch.set_digest(digest);
+            }
+        }
         (project, parsed.origins)
     }
 
@@ -287,7 +302,7 @@ impl Reporter for Lines {
 fn check(path: &Path, update: bool) -> Option<String> {
     let text = fs::read_to_string(path).unwrap();
     let (preface, sections) = parse(&text);
-    let mut world = World { host: FakeHost::new(), file: String::new() };
+    let mut world = World { host: FakeHost::new(), file: String::new(), sources: BTreeMap::new() };
     let mut actual = Vec::new();
     for section in sections {
         let body = world.run(&section).unwrap_or_else(|| section.body.clone());

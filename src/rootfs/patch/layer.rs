@@ -18,7 +18,7 @@ use crate::spec::Patch;
 /// Version of the layers: a layer that another version made is made again.
 const VERSION: u32 = 1;
 /// How often a layer that somebody removes is made again.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 16;
 
 /// The layer that `patches`, with digests, make over `image`; made where it is not there. Sources are
 /// those of the project at `root`; `now` is the time of what is written, in seconds since 1970.

@@ -495,6 +495,30 @@ fn equal_patches_are_one_layer_and_a_link_holds_it() {
 }
 
 #[test]
+fn who_needs_a_layer_at_the_same_time_waits_for_it() {
+    let bench = Bench::new(&Model::new());
+    let patches = bench.with_digests(&[copy_dir(bench.source("one"))]).unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (bench, patches) = (&bench, &patches);
+            scope.spawn(move || {
+                let to = bench.dir.path().join(number.to_string());
+                link(&bench.home, &bench.image, &bench.project(), patches, NOW, &to).unwrap();
+                // As a prune does it.
+                for layer in fs::read_dir(bench.home.patches()).unwrap() {
+                    let _ = fs::remove_file(layer.unwrap().path());
+                }
+            });
+        }
+    });
+    assert_eq!(bench.leftovers(), [""; 0]);
+    for number in 0..8 {
+        let layer = bench.dir.path().join(number.to_string());
+        assert_eq!(bench.seen(&layer)["/copied/x"], "file 755 run");
+    }
+}
+
+#[test]
 fn sources_stay_in_the_project() {
     let bench = Bench::new(&Model::new());
     let project = bench.project();

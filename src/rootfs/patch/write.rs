@@ -114,8 +114,6 @@ impl Read for Reader<'_> {
         while let Some((part, rest)) = self.parts.split_first() {
             let left = part.size() - self.offset;
             if left == 0 {
-                // An empty source is compared too.
-                self.end(part)?;
                 self.parts = rest;
                 self.offset = 0;
                 continue;
