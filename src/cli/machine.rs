@@ -26,7 +26,7 @@ pub(crate) fn machine(ui: &Ui, home: &Home, args: &Machine) -> Result<BootParts,
     home.create()?;
     let Chosen { driver, fallback } = runtime::driver(choice, home)?;
     if let Some(reason) = fallback {
-        ui.say(&format!("using the {} driver: {reason}\n", driver.name()));
+        ui.say(&format!("using the {} driver: {reason}", driver.name()));
     }
     if is_local(choice) {
         let kernel = Kernel::default();
