@@ -68,6 +68,8 @@ struct Config {
     vcpus: u8,
     memory_mib: u32,
     disks: Vec<Disk>,
+    /// No guest without the filter.
+    require_jail: bool,
 }
 
 impl Krun {
@@ -121,6 +123,7 @@ impl Driver for Krun {
             vcpus: u8::try_from(vm.vcpus).unwrap_or(u8::MAX),
             memory_mib: u32::try_from(vm.memory_mib).unwrap_or(u32::MAX),
             disks: vm.disks.clone(),
+            require_jail: vm.require_jail,
         };
         let disks = |readonly: bool| {
             let wanted = vm.disks.iter().filter(move |disk| disk.readonly == readonly);
@@ -188,7 +191,7 @@ mod tests {
                     PassedFd {
                         number: 3,
                         what: Config(
-                            "{\"library\":\"/k/kernel.so\",\"vcpus\":2,\"memory_mib\":512,\"disks\":[{\"serial\":\"boot\",\"path\":\"/d/boot\",\"readonly\":true},{\"serial\":\"upper\",\"path\":\"/d/upper\",\"readonly\":false}]}",
+                            "{\"library\":\"/k/kernel.so\",\"vcpus\":2,\"memory_mib\":512,\"disks\":[{\"serial\":\"boot\",\"path\":\"/d/boot\",\"readonly\":true},{\"serial\":\"upper\",\"path\":\"/d/upper\",\"readonly\":false}],\"require_jail\":false}",
                         ),
                     },
                     PassedFd {

@@ -33,19 +33,24 @@ const NO_ENVIRONMENT: u32 = 1;
 pub fn run() -> ExitCode {
     // SAFETY: the supervisor passed both, and nothing else in this process uses them.
     let (config, report) = unsafe { (File::from_raw_fd(CONFIG_FD), File::from_raw_fd(REPORT_FD)) };
-    let ready = read(config).and_then(|config| set_up(&config));
-    let (context, why) = match ready {
-        Ok(context) => (context, None),
-        Err(why) => (0, Some(why)),
-    };
+    let ready = read(config).and_then(|config| Ok((set_up(&config)?, config.require_jail)));
     let filter = guest_filter().map_err(io::Error::from).and_then(Filter::install_for_all_threads);
-    Report { error: why.clone(), filter: filter.err().map(|error| error.to_string()) }.send(report);
-    let why = why.unwrap_or_else(|| {
-        #[allow(unused_unsafe, reason = "generated bindings make every function unsafe")]
-        // SAFETY: the context is complete. The call takes this process over.
-        let code = unsafe { sys::krun_start_enter(context) };
-        format!("libkrun cannot start the guest: {}", error_of(code))
+    let filter = filter.err().map(|error| error.to_string());
+    Report { error: ready.as_ref().err().cloned(), filter: filter.clone() }.send(report);
+    let ready = ready.and_then(|(context, required)| match filter {
+        // The supervisor refuses it too, but the guest must not run until it has.
+        Some(why) if required => Err(why),
+        _ => Ok(context),
     });
+    let why = ready.map_or_else(
+        |why| why,
+        |context| {
+            #[allow(unused_unsafe, reason = "generated bindings make every function unsafe")]
+            // SAFETY: the context is complete. The call takes this process over.
+            let code = unsafe { sys::krun_start_enter(context) };
+            format!("libkrun cannot start the guest: {}", error_of(code))
+        },
+    );
     // Standard error is the console, which is quoted when a guest does not come up.
     let _ = writeln!(io::stderr(), "{why}");
     ExitCode::FAILURE
