@@ -3,13 +3,14 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::io::Errno;
@@ -19,11 +20,16 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::runtime::jail::{self, OUTCOME_LEN, Plan};
-use crate::runtime::report::Report;
+use crate::runtime::report::{Report, read_to_end};
 use crate::runtime::{JailReport, Passed, Vm, VmCommand, VmExit, VmLinks, WaitFuture};
 
 /// Descriptors of the child are below this number, what it needs until exec is above.
 const FLOOR: i32 = 64;
+/// How long the set-up of a child may take. It takes milliseconds; a kernel's library that is on a
+/// file system that hangs takes for ever. Whoever started this supervisor waits longer.
+const SETUP_LIMIT: Duration = Duration::from_secs(20);
+/// Length of the number of an error on a pipe.
+const ERRNO_LEN: usize = 4;
 
 /// A child process. Dropping it kills it.
 #[derive(Debug)]
@@ -71,7 +77,7 @@ pub(super) fn spawn(command: VmCommand, links: VmLinks, confined: bool) -> io::R
     let mut prepared = prepare(&command, &links, confined)?;
     let program = command.program;
     drop(links);
-    on_spawner(move || start(&mut prepared))?.map_err(|error| named(&program, error))
+    on_spawner(move || start(&mut prepared, SETUP_LIMIT))?.map_err(|error| named(&program, error))
 }
 
 /// A copy of `fd` with a number that no descriptor of a child has, closed at exec.
@@ -166,7 +172,8 @@ fn prepare(command: &VmCommand, links: &VmLinks, confined: bool) -> io::Result<P
     })
 }
 
-fn start(prepared: &mut Prepared) -> io::Result<Child> {
+fn start(prepared: &mut Prepared, limit: Duration) -> io::Result<Child> {
+    let deadline = Instant::now() + limit;
     let (report, low) = pipe_with(PipeFlags::CLOEXEC)?;
     let report_in = out_of_the_way(&low)?;
     drop(low);
@@ -176,8 +183,7 @@ fn start(prepared: &mut Prepared) -> io::Result<Child> {
     let (pid, pidfd) = fork(prepared, pipes)?;
     let mut child =
         Child { pid, start_time: 0, pidfd, jail: JailReport::default(), exit: Mutex::new(None) };
-    let mut told = Vec::new();
-    File::from(report).read_to_end(&mut told)?;
+    let told = read_to_end(&report, OUTCOME_LEN + ERRNO_LEN, deadline)?;
     if told.len() < OUTCOME_LEN {
         return Err(io::Error::other("the process ended before it was set up"));
     }
@@ -191,7 +197,7 @@ fn start(prepared: &mut Prepared) -> io::Result<Child> {
     // Its own end must be the only one, or the end of the report never comes.
     prepared.fds.clear();
     if let Some(report) = prepared.report.take() {
-        let report = Report::receive(File::from(report))?;
+        let report = Report::receive(&report, deadline)?;
         report.error.map_or(Ok(()), |error| Err(io::Error::other(error)))?;
         if let Some(why) = report.filter {
             jail::not_filtered(&mut child.jail, why);
@@ -250,7 +256,9 @@ fn in_child(prepared: &Prepared, pipes: &Pipes, flags: i32, refused: i32) -> ! {
     // SAFETY: plain numbers and a valid, empty signal set; handlers of the parent must not run
     // here, and a blocked or ignored signal would be inherited by the program.
     unsafe {
-        libc::syscall(libc::SYS_close_range, 0, FLOOR - 1, 0);
+        for fd in 0..FLOOR {
+            libc::close(fd);
+        }
         for signal in 1..=64 {
             libc::signal(signal, libc::SIG_DFL);
         }
@@ -265,10 +273,7 @@ fn in_child(prepared: &Prepared, pipes: &Pipes, flags: i32, refused: i32) -> ! {
             fail(Errno::BADF);
         }
     }
-    // SAFETY: plain numbers.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, FLOOR, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
-    }
+    close_at_exec(libc::CLOSE_RANGE_CLOEXEC);
     let outcome = prepared.plan.enter(flags, refused, mapped);
     let _ = rustix::io::write(&pipes.report, &outcome.encode());
     if prepared.plan.refuses(&outcome) {
@@ -286,15 +291,31 @@ fn in_child(prepared: &Prepared, pipes: &Pipes, flags: i32, refused: i32) -> ! {
     }
 }
 
+/// Marks all descriptors from [`FLOOR`] on, as `close_range` does with `flag`. Kernels before 5.11
+/// do not know it, and old container runtimes forbid the call: then one by one. Async-signal-safe.
+fn close_at_exec(flag: libc::c_uint) {
+    // SAFETY: plain numbers and a valid structure.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, FLOOR, libc::c_uint::MAX, flag) == 0 {
+            return;
+        }
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        for fd in FLOOR..i32::try_from(limit.rlim_cur).unwrap_or(i32::MAX) {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+}
+
 /// How the parent's part of the jail came out. Async-signal-safe.
 fn wait_for_parent(pipes: &Pipes) -> Result<(), Errno> {
     // SAFETY: a copy of the parent's descriptor that nothing here uses. With it the end of the
     // parent would not be the end of the pipe.
     unsafe { libc::close(pipes.mapped.as_raw_fd()) };
-    let mut code = [0; 4];
+    let mut code = [0; ERRNO_LEN];
     match rustix::io::read(&pipes.wait, &mut code)? {
-        4 if code == [0; 4] => Ok(()),
-        4 => Err(Errno::from_raw_os_error(i32::from_ne_bytes(code))),
+        ERRNO_LEN if code == [0; ERRNO_LEN] => Ok(()),
+        ERRNO_LEN => Err(Errno::from_raw_os_error(i32::from_ne_bytes(code))),
         // SAFETY: ends this process without running anything: its parent is gone.
         _ => unsafe { libc::_exit(1) },
     }
@@ -399,4 +420,59 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
 /// Puts `path` in front of the text of `error`.
 fn named(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::links::Console;
+    use crate::runtime::{HostLinks, PassedFd};
+
+    const REPORT_FD: i32 = 3;
+
+    /// Runs a script in the place of a VMM, and gives its console too.
+    fn run(script: &str, limit: Duration) -> (io::Result<Child>, HostLinks) {
+        let command = VmCommand {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+            env: Vec::new(),
+            fds: vec![PassedFd { number: REPORT_FD, what: Passed::Report }],
+            reads: Vec::new(),
+            writes: Vec::new(),
+            devices: Vec::new(),
+            sandbox: "test".to_owned(),
+            require_jail: false,
+        };
+        let (links, host) = VmLinks::pair(Console::Socket).unwrap();
+        let mut prepared = prepare(&command, &links, false).unwrap();
+        (on_spawner(move || start(&mut prepared, limit)).unwrap(), host)
+    }
+
+    #[test]
+    fn a_report_is_waited_for_and_believed() {
+        let said = |script| run(script, SETUP_LIMIT).0.map(drop).map_err(|e| e.to_string());
+        assert_eq!(said("echo {} >&3"), Ok(()));
+        assert_eq!(said("echo '{\"error\": \"no\"}' >&3"), Err("no".to_owned()));
+        assert_eq!(said("exit 0"), Err("it ended while it was set up".to_owned()));
+    }
+
+    #[test]
+    fn a_process_that_never_ends_its_report_is_ended() {
+        let begun = Instant::now();
+        let (ran, host) = run("echo {} >&3; while :; do :; done", Duration::from_millis(300));
+        assert_eq!(ran.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() < SETUP_LIMIT);
+        // It had the console's other end.
+        assert_eq!(rustix::io::read(&host.console, &mut [0; 1]), Ok(0));
+    }
+
+    #[test]
+    fn descriptors_are_marked_without_the_call_for_all() {
+        const UNKNOWN: libc::c_uint = 1 << 31;
+        let file = File::open("/dev/null").unwrap();
+        let fd = out_of_the_way(&file).unwrap();
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).unwrap();
+        close_at_exec(UNKNOWN);
+        assert_eq!(rustix::io::fcntl_getfd(&fd).unwrap(), rustix::io::FdFlags::CLOEXEC);
+    }
 }
