@@ -6,6 +6,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::image::{ImageRef, Platform};
+use crate::runtime::{DriverChoice, InvalidDriver};
 use crate::spec::{ByteSize, Millis, Name};
 
 /// Compose for microVMs: a Sandboxfile declares sandboxes, `msb up` makes the machine match it
@@ -77,11 +78,11 @@ pub(crate) enum Command {
     /// Run a command in a running sandbox
     Exec(Exec),
     /// Start sandboxes that exist
-    Start(Names),
+    Start(Start),
     /// Stop sandboxes and keep their disks
     Stop(Stop),
     /// Stop sandboxes, then start them on the same disks
-    Restart(Stop),
+    Restart(Restart),
     /// Remove stopped sandboxes and their disks
     Rm(Rm),
     /// Get images, of the project's sandboxes or by reference
@@ -135,9 +136,10 @@ pub(crate) struct Selection {
 /// How microVMs are run.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Machine {
-    /// How to run microVMs
+    /// How to run microVMs: `krun`, `qemu`, or `auto` for the better one of those that work
     #[arg(long, env = "MSB_DRIVER", value_name = "DRIVER", hide_env_values = true)]
-    pub(crate) driver: Option<String>,
+    #[arg(value_parser = driver, default_value = "", hide_default_value = true)]
+    pub(crate) driver: DriverChoice,
     /// Start nothing unless every layer of its jail holds; `msb doctor` shows them
     #[arg(long, env = "MSB_REQUIRE_JAIL", hide_env_values = true)]
     #[arg(value_parser = FalseyValueParser::new())]
@@ -296,16 +298,23 @@ pub(crate) struct Exec {
     pub(crate) env: Vec<String>,
 }
 
+/// Sandboxes that exist.
 #[derive(Debug, Args)]
 pub(crate) struct Names {
     /// Only these sandboxes; default all
     #[arg(value_name = "SANDBOX")]
     pub(crate) names: Vec<Name>,
-    #[command(flatten)]
-    pub(crate) machine: Machine,
     /// How long to wait for another command that is changing the project
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
     pub(crate) lock_timeout: Millis,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    pub(crate) target: Names,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
 }
 
 #[derive(Debug, Args)]
@@ -315,6 +324,14 @@ pub(crate) struct Stop {
     /// Time between the stop signal and the kill, over each sandbox's own
     #[arg(short, long, value_name = "DURATION", value_parser = grace)]
     pub(crate) timeout: Option<Millis>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    #[command(flatten)]
+    pub(crate) stop: Stop,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
 }
 
 #[derive(Debug, Args)]
@@ -474,6 +491,11 @@ pub(crate) struct Completion {
     pub(crate) shell: clap_complete::Shell,
 }
 
+/// An empty variable is as good as none.
+fn driver(text: &str) -> Result<DriverChoice, InvalidDriver> {
+    if text.is_empty() { Ok(DriverChoice::Auto) } else { text.parse() }
+}
+
 fn duration(text: &str) -> Result<Millis, String> {
     text.parse().map_err(|error| format!("{error}: write it as `30s` or `5m`"))
 }
@@ -515,6 +537,23 @@ mod tests {
         assert_eq!(cli.global.files, [PathBuf::from("b")]);
         let cli = Cli::parse_from(["msb", "up", "-f", "a", "-f", "b", "-d", "web"]);
         assert_eq!(cli.global.files, [PathBuf::from("a"), PathBuf::from("b")]);
+    }
+
+    #[test]
+    fn only_what_starts_takes_a_driver() {
+        for command in ["up", "start", "restart"] {
+            Cli::try_parse_from(["msb", command, "--driver", "qemu", "--require-jail"]).unwrap();
+            let refused = Cli::try_parse_from(["msb", command, "--driver", "steam"]).unwrap_err();
+            assert!(refused.to_string().contains("use `auto`, `krun` or `qemu`"), "{refused}");
+        }
+        for command in ["stop", "rm", "down"] {
+            for flag in ["--driver=qemu", "--require-jail"] {
+                Cli::try_parse_from(["msb", command, flag]).unwrap_err();
+            }
+        }
+        let cli = Cli::parse_from(["msb", "start", "--driver="]);
+        let Command::Start(start) = cli.command else { panic!("not start") };
+        assert_eq!(start.machine.driver, DriverChoice::Auto);
     }
 
     #[test]

@@ -6,23 +6,12 @@ use crate::rootfs;
 use crate::runtime::{self, Chosen, DriverChoice, Kernel, setup};
 
 use super::args::Machine;
-use super::error::{CliError, Exit};
+use super::error::CliError;
 use super::ui::Ui;
-
-/// The driver that the user wants, checked.
-pub(crate) fn choice(driver: Option<&str>) -> Result<DriverChoice, CliError> {
-    match driver.filter(|text| !text.is_empty()) {
-        None => Ok(DriverChoice::Auto),
-        Some(text) => text.parse().map_err(|error: runtime::InvalidDriver| {
-            CliError::new(Exit::Usage, error).hint("`msb doctor` says what works on this machine")
-        }),
-    }
-}
 
 /// The driver, the kernel and the boot disk; what is missing is an error that says how to get it.
 pub(crate) fn machine(ui: &Ui, home: &Home, args: &Machine) -> Result<BootParts, CliError> {
-    let choice = choice(args.driver.as_deref())?;
-    let require_jail = args.require_jail;
+    let Machine { driver: choice, require_jail } = *args;
     home.create()?;
     let Chosen { driver, fallback } = runtime::driver(choice, home)?;
     if let Some(reason) = fallback {
