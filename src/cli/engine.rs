@@ -301,7 +301,7 @@ async fn change(
         &resolved,
     )?;
     say_withheld(ui, &plan);
-    patches::check(ui, &loaded.origins, host.make_layers(&plan))?;
+    patches::check(ui, &loaded.origins, host.make_layers(&plan).await)?;
     confirm(ui, request, &plan)?;
     let options = ExecuteOptions {
         wait_timeout: request.wait_timeout.map(Millis::duration),

@@ -28,6 +28,7 @@ use crate::supervisor;
 use super::observe::observe;
 use super::{Host, HostError, ProgressHandle, StepOutput};
 
+mod patches;
 mod steps;
 
 /// What boots a guest on this machine.
@@ -160,7 +161,8 @@ impl RealHost {
         };
         match &step.action {
             Action::CreateSandbox { spec, image_digest, origin_file } => {
-                self.create(step, name, spec, image_digest.as_deref(), origin_file.as_deref())
+                let digest_and_file = (image_digest.as_deref(), origin_file.as_deref());
+                self.create(step, name, spec, digest_and_file, progress).await
             }
             Action::UpdateSandbox { id, spec, live, origin_file } => {
                 self.update(name, id, spec, *live, origin_file.as_deref()).await

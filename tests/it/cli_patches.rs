@@ -209,23 +209,29 @@ fn a_patch_that_does_not_fit_a_new_image_fails_its_step() {
     env.msb("up -d").expect(0);
 }
 
-/// Killed with the layer half made, or made and nobody's.
+/// Killed with the layer half made, or made and held by what is half made.
 #[test]
 fn a_kill_while_the_layer_is_made_leaves_nothing_half_made() {
+    let points =
+        [("patches-before-rename", 0), ("create-before-rename", 1), ("create-before-row", 1)];
+    for (point, made) in points {
+        let env = web();
+        killed(&env, point);
+        assert_eq!(layers(&env).len(), made, "{point}");
+        env.msb("up -d").expect(0);
+        assert_eq!(layers(&env), [2], "{point}");
+        assert!(env.leftovers().is_empty(), "{point}: {:?}", env.leftovers());
+    }
+}
+
+/// Nobody comes back for what a killed command began.
+#[test]
+fn what_is_half_made_is_pruned() {
     let env = web();
-    let mut command = env.command();
-    command.args(["up", "-d"]).env("FAILPOINTS", "patches-before-rename=return");
-    assert_eq!(env.run(&mut command).code, -1);
-    assert_eq!(layers(&env), [0; 0]);
-    assert_eq!(env.leftovers().len(), 1 + 1, "{:?}", env.leftovers());
     env.msb("up -d").expect(0);
-    assert_eq!(layers(&env), [2]);
-    assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
-    // The same once more, and this time nobody comes back for it.
     env.write("config.json", "[]");
-    let mut command = env.command();
-    command.args(["up", "-d", "-y"]).env("FAILPOINTS", "patches-before-rename=return");
-    assert_eq!(env.run(&mut command).code, -1);
+    killed(&env, "patches-before-rename");
+    assert_eq!(env.leftovers().len(), 1);
     assert_eq!(env.statuses(), ["web running"]);
     env.msb("images prune -y").expect(0);
     assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
@@ -252,4 +258,11 @@ fn what_is_lost_is_made_again() {
     env.write("config.json", "other");
     let ran = env.msb("start").expect(3);
     assert!(said(&ran).contains("config.json has changed since the plan"), "{}", ran.stderr);
+}
+
+/// Runs `up` until it reaches a failpoint, where it gets SIGKILL.
+fn killed(env: &Environment, point: &str) {
+    let mut command = env.command();
+    command.args(["up", "-d", "-y"]).env("FAILPOINTS", format!("{point}=return"));
+    assert_eq!(env.run(&mut command).code, -1, "{point} was not reached");
 }

@@ -2,17 +2,16 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags};
 
 use crate::image::ImageRecord;
-use crate::plan::{Action, Plan, PlannedSpec, Step, canonical_json};
+use crate::plan::{Action, PlannedSpec, Step, canonical_json};
 use crate::rootfs;
-use crate::rootfs::patch::{self, LayerError};
-use crate::spec::{Condition, ImageSource, Millis, Name, ResourceId, SandboxSpec, Status};
-use crate::store::{RunIdentity, SandboxRow, SandboxUpdate, now_ms};
+use crate::spec::{Condition, ImageSource, Millis, Name, SandboxSpec, Status};
+use crate::store::{RunIdentity, SandboxRow, SandboxUpdate};
 use crate::supervisor::{self, ControlClient, LaunchConfig, SandboxPaths, StatusEvent};
 
 use super::super::adopt::Record;
@@ -56,13 +55,13 @@ impl RealHost {
         record.ok_or_else(|| HostError::failed(StepError::ImageGone(digest.to_owned())))
     }
 
-    pub(super) fn create(
+    pub(super) async fn create(
         &self,
         step: &Step,
         name: &Name,
         spec: &PlannedSpec,
-        digest: Option<&str>,
-        origin_file: Option<&str>,
+        (digest, origin_file): (Option<&str>, Option<&str>),
+        progress: &ProgressHandle,
     ) -> Result<StepOutput, HostError> {
         let image = match digest {
             Some(digest) => self.image(digest)?,
@@ -72,6 +71,7 @@ impl RealHost {
                 cached.ok_or_else(|| HostError::failed(gone()))?
             }
         };
+        self.make_layer(name, spec, &image, Some(progress)).await?;
         let id = self.begun().get(&step.id).and_then(|(_, id)| id.clone());
         let id = match id {
             Some(id) => id,
@@ -138,44 +138,6 @@ impl RealHost {
         fs::rename(&made, &home).map_err(|e| fail(&home, "make the directory", e))
     }
 
-    /// Gives the layer of the sandbox's patches, where it has any, the name `to`.
-    fn link_patches(
-        &self,
-        name: &Name,
-        spec: &SandboxSpec,
-        image: &ImageRecord,
-        to: &Path,
-    ) -> Result<(), HostError> {
-        if spec.patches.is_empty() {
-            return Ok(());
-        }
-        let root = Path::new(&self.root);
-        let linked = patch::link(&self.home, image, root, &spec.patches, now_secs(), to);
-        linked.map_err(|error| patch_error(name, error))
-    }
-
-    /// Makes the patch layers that `plan` needs of images that are here, so that a patch that cannot
-    /// be applied is known before anything is changed. Those of other images are made when these are
-    /// pulled.
-    pub fn make_layers(&self, plan: &Plan) -> Vec<HostError> {
-        let mut wrong = Vec::new();
-        for step in &plan.steps {
-            let Action::CreateSandbox { spec, image_digest: Some(digest), .. } = &step.action
-            else {
-                continue;
-            };
-            let ResourceId::Sandbox(name) = &step.resource else { continue };
-            let Ok(Some(image)) = self.images.by_digest(digest) else { continue };
-            if spec.patches.is_empty() {
-                continue;
-            }
-            let root = Path::new(&self.root);
-            let made = patch::ensure(&self.home, &image, root, &spec.patches, now_secs());
-            wrong.extend(made.err().map(|error| patch_error(name, error)));
-        }
-        wrong
-    }
-
     pub(super) async fn start(
         &self,
         name: &Name,
@@ -231,7 +193,11 @@ impl RealHost {
         })?;
         let digest = row.image_digest.as_deref().unwrap_or_default();
         let image_record = self.disk_image(&spec, digest, progress).await?;
-        let upper = SandboxPaths::new(&self.home, &row.id).upper();
+        let paths = SandboxPaths::new(&self.home, &row.id);
+        let (upper, patches) = (paths.upper(), paths.patches());
+        if !patches.exists() {
+            self.make_layer(name, &spec, &image_record, Some(progress)).await?;
+        }
         if !upper.exists() {
             // Somebody removed the directory; the sandbox starts on an empty disk.
             let record = Record {
@@ -248,7 +214,6 @@ impl RealHost {
             };
             self.make_disk(&row.id, name, &spec, &image_record, &record)?;
         }
-        let patches = SandboxPaths::new(&self.home, &row.id).patches();
         if !patches.exists() {
             self.link_patches(name, &spec, &image_record, &patches)?;
         }
@@ -411,17 +376,6 @@ impl RealHost {
         self.write(|w| w.update_sandbox(id, &update))?;
         Ok(StepOutput::default())
     }
-}
-
-fn patch_error(sandbox: &Name, error: LayerError) -> HostError {
-    match error {
-        LayerError::Patch(source) => HostError::Patch { sandbox: sandbox.clone(), source },
-        other => HostError::failed(other),
-    }
-}
-
-fn now_secs() -> i64 {
-    now_ms() / 1000
 }
 
 /// Waits until the process of a run has ended.

@@ -1,0 +1,79 @@
+//! The layers of patches that sandboxes need.
+
+use std::path::{Path, PathBuf};
+
+use crate::image::ImageRecord;
+use crate::plan::{Action, Plan};
+use crate::rootfs::patch::{self, LayerError};
+use crate::spec::{Name, ResourceId, SandboxSpec};
+use crate::store::now_ms;
+
+use super::super::{HostError, Progress, ProgressHandle};
+use super::RealHost;
+
+impl RealHost {
+    /// Gives the layer of the sandbox's patches, where it has any, the name `to`.
+    pub(super) fn link_patches(
+        &self,
+        name: &Name,
+        spec: &SandboxSpec,
+        image: &ImageRecord,
+        to: &Path,
+    ) -> Result<(), HostError> {
+        if spec.patches.is_empty() {
+            return Ok(());
+        }
+        let root = Path::new(&self.root);
+        let linked = patch::link(&self.home, image, root, &spec.patches, now_secs(), to);
+        linked.map_err(|error| patch_error(name, error))
+    }
+
+    /// Makes the layer of the sandbox's patches, where it has any, beside whatever else is done.
+    pub(super) async fn make_layer(
+        &self,
+        name: &Name,
+        spec: &SandboxSpec,
+        image: &ImageRecord,
+        progress: Option<&ProgressHandle>,
+    ) -> Result<(), HostError> {
+        if spec.patches.is_empty() {
+            return Ok(());
+        }
+        if let Some(progress) = progress {
+            progress.report(Progress::Phase("patching"));
+        }
+        let (home, root) = (self.home.clone(), PathBuf::from(&self.root));
+        let (image, patches) = (image.clone(), spec.patches.clone());
+        let make = move || patch::ensure(&home, &image, &root, &patches, now_secs());
+        let made = tokio::task::spawn_blocking(make).await.map_err(HostError::failed)?;
+        made.map(drop).map_err(|error| patch_error(name, error))
+    }
+
+    /// Makes the patch layers that `plan` needs of images that are here, so that a patch that cannot
+    /// be applied is known before anything is changed. Those of other images are made when these are
+    /// pulled.
+    pub async fn make_layers(&self, plan: &Plan) -> Vec<HostError> {
+        let mut wrong = Vec::new();
+        for step in &plan.steps {
+            let Action::CreateSandbox { spec, image_digest: Some(digest), .. } = &step.action
+            else {
+                continue;
+            };
+            let ResourceId::Sandbox(name) = &step.resource else { continue };
+            let Ok(Some(image)) = self.images.by_digest(digest) else { continue };
+            wrong.extend(self.make_layer(name, spec, &image, None).await.err());
+        }
+        wrong
+    }
+}
+
+fn patch_error(sandbox: &Name, error: LayerError) -> HostError {
+    match error {
+        LayerError::Patch(source) => HostError::Patch { sandbox: sandbox.clone(), source },
+        other => HostError::failed(other),
+    }
+}
+
+fn now_secs() -> i64 {
+    now_ms() / 1000
+}
