@@ -21,7 +21,7 @@ use crate::home::Home;
 use crate::image::{ImageCache, RegistryAccess};
 use crate::plan::{Action, ObservedState, Step, StepId};
 use crate::runtime::Kernel;
-use crate::spec::{Name, Project, ResourceId};
+use crate::spec::{Name, Project, ResourceId, SandboxSpec};
 use crate::store::{Durability, JournalState, SandboxRow, Store, StoreError, Writer};
 use crate::supervisor;
 
@@ -56,6 +56,8 @@ pub struct RealHost {
     machine: Option<BootParts>,
     /// Steps that were begun: their journal row, and the id of the sandbox that they make.
     begun: Mutex<BTreeMap<StepId, (i64, Option<String>)>>,
+    /// Sandboxes that are going to be made, and whose layers of patches wait for their images.
+    unpatched: Mutex<Vec<(Name, Arc<SandboxSpec>)>>,
 }
 
 /// A step that makes no sense on this machine as it is.
@@ -100,6 +102,7 @@ impl RealHost {
             access,
             machine,
             begun: Mutex::default(),
+            unpatched: Mutex::default(),
         }
     }
 

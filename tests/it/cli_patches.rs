@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use expect_test::expect;
 use msb::image::erofs::reader::Image;
 
-use crate::environment::{Environment, Ran};
+use crate::environment::{Environment, Ran, layer_layout};
 
 const WEB: &str = r#"
 name = "shop"
@@ -196,9 +196,9 @@ fn a_bad_source_has_a_place_in_plans_too() {
     assert!(!env.home().database().exists() || env.rows().is_empty());
 }
 
-/// The first `up` pulls the image, so that only its own step can tell.
+/// The image is pulled first, so that only a step can tell.
 #[test]
-fn a_patch_that_does_not_fit_a_new_image_fails_its_step() {
+fn a_patch_that_does_not_fit_a_new_image_fails_before_anything_is_stopped() {
     let env = web();
     env.write("Sandboxfile", &WEB.replace("/etc/motd", "/etc/issue"));
     let ran = env.msb("up -d").expect(3);
@@ -207,6 +207,13 @@ fn a_patch_that_does_not_fit_a_new_image_fails_its_step() {
     assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
     env.write("Sandboxfile", WEB);
     env.msb("up -d").expect(0);
+    let before = env.row("web");
+    layer_layout(&env.project().join("image"), &[0; 1024]);
+    let ran = env.msb("up -d -y").expect(3);
+    assert_eq!(places(&ran), ["Sandboxfile:10:3"], "{}", ran.stderr);
+    let now = env.row("web");
+    assert_eq!((&now.id, &now.run, now.status), (&before.id, &before.run, before.status));
+    assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
 }
 
 /// Killed with the layer half made, or made and held by what is half made.

@@ -1,11 +1,12 @@
 //! The layers of patches that sandboxes need.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::image::ImageRecord;
 use crate::plan::{Action, Plan};
 use crate::rootfs::patch::{self, LayerError};
-use crate::spec::{Name, ResourceId, SandboxSpec};
+use crate::spec::{Image, Name, ResourceId, SandboxSpec};
 use crate::store::now_ms;
 
 use super::super::{HostError, Progress, ProgressHandle};
@@ -50,20 +51,43 @@ impl RealHost {
     }
 
     /// Makes the patch layers that `plan` needs of images that are here, so that a patch that cannot
-    /// be applied is known before anything is changed. Those of other images are made when these are
-    /// pulled.
+    /// be applied is known before anything is changed. Those of other images are made when these have
+    /// been pulled; a sandbox that is replaced is stopped after that.
     pub async fn make_layers(&self, plan: &Plan) -> Vec<HostError> {
         let mut wrong = Vec::new();
         for step in &plan.steps {
-            let Action::CreateSandbox { spec, image_digest: Some(digest), .. } = &step.action
-            else {
+            let Action::CreateSandbox { spec, image_digest, .. } = &step.action else { continue };
+            let ResourceId::Sandbox(name) = &step.resource else { continue };
+            if spec.patches.is_empty() {
+                continue;
+            }
+            let digest = image_digest.as_deref().unwrap_or_default();
+            let Ok(Some(image)) = self.images.by_digest(digest) else {
+                self.unpatched().push((name.clone(), spec.share()));
                 continue;
             };
-            let ResourceId::Sandbox(name) = &step.resource else { continue };
-            let Ok(Some(image)) = self.images.by_digest(digest) else { continue };
             wrong.extend(self.make_layer(name, spec, &image, None).await.err());
         }
         wrong
+    }
+
+    /// Makes the layers that wait for an image, which is here.
+    pub(super) async fn make_layers_of(
+        &self,
+        image: &Image,
+        record: &ImageRecord,
+        progress: &ProgressHandle,
+    ) -> Result<(), HostError> {
+        let waiting: Vec<_> =
+            self.unpatched().extract_if(.., |(_, spec)| spec.image == *image).collect();
+        for (name, spec) in waiting {
+            self.make_layer(&name, &spec, record, Some(progress)).await?;
+        }
+        Ok(())
+    }
+
+    fn unpatched(&self) -> MutexGuard<'_, Vec<(Name, Arc<SandboxSpec>)>> {
+        self.unpatched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -29,8 +29,9 @@ impl RealHost {
             return Err(HostError::failed(StepError::Unsupported("this step")));
         };
         if let Some(digest) = digest
-            && self.images.by_digest(digest).map_err(HostError::failed)?.is_some()
+            && let Some(record) = self.images.by_digest(digest).map_err(HostError::failed)?
         {
+            self.make_layers_of(image, &record, progress).await?;
             return Ok(StepOutput { already: true });
         }
         let meter = Arc::new(Meter::new(progress.clone()));
@@ -46,7 +47,10 @@ impl RealHost {
                 let found = record.digest;
                 Err(HostError::failed(StepError::ImageMoved { found, needed: needed.clone() }))
             }
-            Some(_) | None => Ok(StepOutput::default()),
+            Some(_) | None => {
+                self.make_layers_of(image, &record, progress).await?;
+                Ok(StepOutput::default())
+            }
         }
     }
 
