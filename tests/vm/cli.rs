@@ -87,20 +87,29 @@ fn auto_takes_the_best_driver() {
     env.msb("down").expect(0).ends_with("1 removed");
 }
 
-/// Where root is the only user there is, a VM cannot be another.
+/// Where root is the only user there is, a VM cannot be another. What runs goes on.
 #[test]
 fn nothing_starts_without_the_jail_that_is_required() {
-    let env = environment(&driver_name(), SHOP);
-    let mut command = Command::new("unshare");
-    env.prepare(&mut command);
-    let program = env!("CARGO_BIN_EXE_msb");
-    command.args(["-U", "-r", program, "up", "-d", "--require-jail", "check"]);
-    let ran = env.run(&mut command).expect(1);
-    let messages = ran.messages();
-    for words in ["the jail is not complete", "identity (the users of sandboxes are not mapped"] {
-        assert!(messages.contains(words), "{messages}");
-    }
-    assert_eq!(env.statuses(), ["check crashed"]);
+    let env = environment(&driver_name(), SOLO);
+    let refused = |command: &[&str]| {
+        let mut elsewhere = Command::new("unshare");
+        env.prepare(&mut elsewhere);
+        elsewhere.args(["-U", "-r", env!("CARGO_BIN_EXE_msb")]).args(command);
+        let messages = env.run(elsewhere.arg("--require-jail")).expect(125).messages();
+        for words in ["the jail is not complete", "identity (the users of sandboxes are not mapped"]
+        {
+            assert!(messages.contains(words), "{messages}");
+        }
+    };
+    refused(&["up", "-d"]);
+    assert!(env.rows().is_empty());
+    env.msb("up -d").expect(0);
+    let before = env.row("one").run;
+    refused(&["restart"]);
+    assert_eq!((env.row("one").run, env.statuses()), (before, vec!["one running".to_owned()]));
+    env.msb("stop").expect(0);
+    refused(&["start"]);
+    assert_eq!(env.statuses(), ["one stopped"]);
     env.msb("down").expect(0);
 }
 

@@ -228,6 +228,7 @@ fn an_ordinary_user_is_denied_every_attempt() {
 #[ignore = "the helper process of another test"]
 async fn without_user_namespaces() {
     forbid_user_namespaces();
+    nothing_is_executed_when_a_layer_is_required();
     if rustix::process::geteuid().is_root() {
         return every_attempt_is_denied(&["user namespace"], &[]).await;
     }
@@ -241,6 +242,19 @@ async fn without_user_namespaces() {
     let driver = vm_driver_of(&Home::at(&machine.targets.state));
     let (report, _) = machine.run(&*driver, true).await;
     assert!(report.missing().map(|(layer, _)| layer).eq(without.into_iter().chain(["landlock"])));
+}
+
+fn nothing_is_executed_when_a_layer_is_required() {
+    let machine = Machine::new();
+    let driver = vm_driver_of(&Home::at(&machine.targets.state));
+    let config = VmConfig { require_jail: true, ..machine.config() };
+    let mut command = driver.command(&config);
+    command.program = "/bin/echo".into();
+    command.reads.clear();
+    let (links, host) = driver.links().unwrap();
+    let refused = driver.spawn(command, links).unwrap_err().to_string();
+    assert!(refused.contains("required to be: user namespace ("), "{refused}");
+    assert_eq!(read_to_end(host.console), "");
 }
 
 /// For root the other layers are enough; for others it takes Landlock.
