@@ -1,8 +1,9 @@
 //! `up` and what follows, with the `local` driver: the real agent as an ordinary process.
 
 use expect_test::expect;
+use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::environment::{Environment, image_layout};
+use crate::environment::{Environment, image_layout, supervisor_process};
 use crate::terminal::Group;
 
 const SHOP: &str = r#"
@@ -79,6 +80,11 @@ fn what_is_known_is_one_document() {
     let layers: Vec<_> = db["jail"].as_array().unwrap().iter().map(|l| &l["layer"]).collect();
     assert_eq!(layers, ["no new privileges", "death with the parent"]);
     assert_eq!(document["sandboxes"][1]["exit_code"], 0);
+    let supervisor = supervisor_process(&env, "db");
+    pidfd_send_signal(&supervisor, Signal::STOP).unwrap();
+    let hung = &inspect()["sandboxes"][0];
+    assert!(hung["vm_pid"].is_null() && hung["run_id"].is_string(), "{hung}");
+    pidfd_send_signal(&supervisor, Signal::CONT).unwrap();
     env.msb("stop db").expect(0);
     let stopped = &inspect()["sandboxes"][0];
     for key in ["supervisor_pid", "vm_pid", "run_id", "jail"] {

@@ -40,9 +40,9 @@ pub(crate) fn run(ui: &Ui, args: &Formatted) -> Result<Exit, CliError> {
     let jail = match jail(&home).transpose() {
         Ok(layers) => layers,
         Err(error) => {
-            let help = Some("VMs cannot be confined here".to_owned());
-            let found = error.to_string();
-            checks.push(Check { what: "jail", state: State::Worse, found, help });
+            let help = Some("VMs cannot be started here".to_owned());
+            let found = format!("cannot be tried: {error}");
+            checks.push(Check { what: "jail", state: State::Missing, found, help });
             None
         }
     };

@@ -1,6 +1,9 @@
 //! `msb inspect`: all that is known of sandboxes, as one document.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::cli::args::{Global, Select};
 use crate::cli::error::{CliError, Exit};
@@ -10,6 +13,9 @@ use crate::home::Home;
 use crate::reconcile;
 use crate::store::{SandboxRow, Store};
 use crate::supervisor::{ControlClient, SandboxPaths};
+
+/// How long a supervisor may take for an answer: one that hangs is inspected too.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Select) -> Result<Exit, CliError> {
     let home = project::home()?;
@@ -46,8 +52,11 @@ async fn document(home: &Home, row: &SandboxRow) -> Value {
     let run = row.run.as_ref().filter(|_| row.status.is_live());
     if run.is_some() {
         let client = ControlClient::new(home, &row.id);
-        vm_pid = client.status().await.ok().and_then(|event| event.vm_pid);
-        jail = client.jail().await.ok();
+        let asked = async { (client.status().await, client.jail().await) };
+        if let Ok((status, layers)) = timeout(PATIENCE, asked).await {
+            vm_pid = status.ok().and_then(|event| event.vm_pid);
+            jail = layers.ok();
+        }
     }
     let disk = SandboxPaths::new(home, &row.id).upper();
     json!({

@@ -40,11 +40,14 @@ impl Limits {
         Self { file, other, by_namespace: counts_by_namespace() }
     }
 
-    /// Applies them to a process with a `namespace` of users of its own, or without. Runs between
-    /// fork and exec.
-    ///
-    /// Threads are counted per user, since Linux 5.14 per user and user namespace. Where the
+    /// Whether threads can be bounded, in a process with a `namespace` of users of its own or
+    /// without. They are counted per user, since Linux 5.14 per user and user namespace. Where the
     /// user's other processes count, a limit would depend on them.
+    pub(super) fn bounds_threads(self, namespace: bool) -> bool {
+        self.other || namespace && self.by_namespace
+    }
+
+    /// Applies them to such a process. Runs between fork and exec.
     pub(super) fn apply(self, namespace: bool) -> Result<(), Errno> {
         // No image of the guest's memory on disk.
         limit(Resource::Core, 0)?;
@@ -52,8 +55,7 @@ impl Limits {
         limit(Resource::Fsize, self.file)?;
         // Nothing has to stay in memory.
         limit(Resource::Memlock, 0)?;
-        let counted = self.other || namespace && self.by_namespace;
-        if counted { limit(Resource::Nproc, THREADS) } else { Ok(()) }
+        if self.bounds_threads(namespace) { limit(Resource::Nproc, THREADS) } else { Ok(()) }
     }
 }
 

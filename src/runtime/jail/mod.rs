@@ -76,6 +76,8 @@ const NOT_TRIED: i32 = -1;
 const NOT_MAPPED: i32 = -2;
 /// Only root can open a device of the machine.
 const NEEDS_ROOT: i32 = -3;
+/// A limit would count the threads of the user's other processes.
+const NOT_COUNTED: i32 = -4;
 /// The length of an [`Outcome`] on the report pipe.
 pub(super) const OUTCOME_LEN: usize = LAYERS.len() * 4;
 
@@ -203,7 +205,11 @@ impl Walls {
         let taken = granted(libc::CLONE_NEWNS).and_then(|()| self.root.take());
         let mut identity = namespace.and(mapped).and_then(|()| self.identity.enter());
         outcome.set(FILES, taken.and_then(|()| self.root.enter()));
-        outcome.set(RESOURCES, self.limits.apply(namespace.is_ok()));
+        let limited = self.limits.apply(namespace.is_ok());
+        outcome.set(RESOURCES, limited);
+        if limited.is_ok() && !self.limits.bounds_threads(namespace.is_ok()) {
+            outcome.0[RESOURCES] = NOT_COUNTED;
+        }
         outcome.set(CAPABILITIES, limits::drop_capabilities());
         if namespace.is_err() && self.identity.other {
             identity = self.identity.enter_plain();
@@ -263,6 +269,10 @@ fn reason(layer: &str, code: i32) -> String {
                               chmod 660 /dev/kvm`"
                 .to_owned();
         }
+        NOT_COUNTED => {
+            return "threads are not bounded: they count with those of the user's other processes"
+                .to_owned();
+        }
         _ => {}
     }
     let hint = match error() {
@@ -293,6 +303,7 @@ mod tests {
         outcome.set(SPACES, Err(Errno::NOSPC));
         outcome.0[IDENTITY] = NOT_MAPPED;
         outcome.0[FILES] = NOT_TRIED;
+        outcome.0[RESOURCES] = NOT_COUNTED;
         outcome.set(LANDLOCK, Err(Errno::NOSYS));
         outcome.set(CALLS, Err(Errno::INVAL));
         let report = report(&outcome.encode());
@@ -301,6 +312,7 @@ mod tests {
             the jail is not complete, and it is required to be: user namespace (they are switched off here: No space left on device (os error 28))
             network, process, ipc and host name namespaces (No space left on device (os error 28))
             identity (the users of sandboxes are not mapped in this user namespace)
+            resource limits (threads are not bounded: they count with those of the user's other processes)
             landlock (this kernel has none: Function not implemented (os error 38))
             system call filter (this kernel has none: Invalid argument (os error 22))"#]]
         .assert_eq(&IncompleteJail(report).to_string().replace("; ", "\n"));

@@ -233,9 +233,8 @@ async fn without_user_namespaces() {
         return every_attempt_is_denied(&["user namespace"], &[]).await;
     }
     let spaces = "network, process, ipc and host name namespaces";
-    let without = ["user namespace", spaces, "identity", "file system"];
+    let without = ["user namespace", spaces, "identity", "file system", "resource limits"];
     if can_be_whole() {
-        // Their threads are counted with all others of the user.
         return every_attempt_is_denied(&without, &["start threads without end"]).await;
     }
     let machine = Machine::new();
