@@ -27,7 +27,7 @@ pub(super) struct Machine {
     pub(super) qemu: Option<PathBuf>,
 }
 
-const ATTEMPT: u32 = 2;
+const ATTEMPT: u32 = 3;
 
 /// The identity of this boot of the machine, a UUID.
 pub fn boot_id() -> io::Result<String> {

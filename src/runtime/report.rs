@@ -1,4 +1,5 @@
 //! What a VM process says about its set-up before its guest runs.
+#![allow(clippy::disallowed_methods, reason = "this module waits for a process")]
 
 use std::fs::File;
 use std::io::{self, Write};
