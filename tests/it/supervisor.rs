@@ -342,6 +342,7 @@ async fn sigterm_to_the_supervisor_is_a_stop() {
 async fn a_kill_ends_it_at_once() {
     let bench = bench();
     let up = bench.up(sh("trap '' TERM; echo up; sleep 1000 & wait; sleep 1000")).await;
+    up.running().await;
     up.said("up").await;
     within(up.client.kill()).await.unwrap();
     let event = up.ended().await;
