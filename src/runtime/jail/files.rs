@@ -88,15 +88,21 @@ impl Root {
             io::Error::new(io::ErrorKind::InvalidInput, message)
         };
         let target = path.strip_prefix("/").map_err(|_| invalid("not absolute"))?;
+        let name = target.file_name().ok_or_else(|| invalid("not a plain path"))?;
         let mut made = PathBuf::new();
         for component in target.parent().unwrap_or(Path::new("")).components() {
-            let Component::Normal(name) = component else {
-                return Err(invalid("not a plain path"));
-            };
-            made.push(name);
-            self.nodes.push(Node::Dir(bytes(made.as_os_str())?));
+            match component {
+                Component::Normal(name) => {
+                    made.push(name);
+                    self.nodes.push(Node::Dir(bytes(made.as_os_str())?));
+                }
+                // There are no links on the way in the new root.
+                Component::ParentDir => _ = made.pop(),
+                _ => return Err(invalid("not a plain path")),
+            }
         }
-        let name = bytes(target.as_os_str())?;
+        made.push(name);
+        let name = bytes(made.as_os_str())?;
         self.nodes.push(if path.is_dir() {
             Node::Dir(name.clone())
         } else {
@@ -200,4 +206,31 @@ fn restrict(tree: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Result<()
 
 fn bytes(content: &OsStr) -> io::Result<CString> {
     CString::new(content.as_bytes()).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(path: &str) -> io::Result<(Vec<String>, String)> {
+        let root = Root::new(&[(Path::new(path), Access::Read)])?;
+        let nodes = root.nodes.iter().map(|node| match node {
+            Node::Dir(path) => format!("{}/", path.to_str().unwrap()),
+            Node::File(path) => path.to_str().unwrap().to_owned(),
+        });
+        assert_eq!(root.binds[0].source.to_str().unwrap(), path);
+        Ok((nodes.collect(), root.binds[0].target.to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn a_path_is_passable_as_it_is_written() {
+        let (nodes, target) = made("/no/such/../thing/./file").unwrap();
+        assert_eq!(nodes, ["no/", "no/such/", "no/thing/", "no/thing/file"]);
+        assert_eq!(target, "no/thing/file");
+        let (nodes, target) = made("/../dev").unwrap();
+        assert_eq!((nodes, target.as_str()), (vec!["dev/".to_owned()], "dev"));
+        for wrong in ["file", "/", "/a/.."] {
+            assert!(made(wrong).is_err(), "{wrong}");
+        }
+    }
 }
