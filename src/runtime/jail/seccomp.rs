@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use seccompiler::SeccompCmpArgLen::Dword;
-use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
 use seccompiler::{
     BackendError, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, apply_filter,
     apply_filter_all_threads, sock_filter,
@@ -42,7 +42,7 @@ const PLAIN: &[i64] = &[
     libc::SYS_writev, libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2,
     libc::SYS_close, libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx,
     libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_readlinkat, libc::SYS_faccessat,
-    libc::SYS_faccessat2, libc::SYS_getcwd, libc::SYS_dup, libc::SYS_dup3, libc::SYS_fcntl,
+    libc::SYS_faccessat2, libc::SYS_getcwd, libc::SYS_dup, libc::SYS_dup3,
     libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_fadvise64,
     // Sockets that were inherited.
     libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_recvmsg, libc::SYS_sendmsg,
@@ -107,6 +107,11 @@ const OLD: (&[i64], &[i64]) = (&[], &[]);
 
 /// Flags of `open` that make or empty files, which running a guest never needs.
 const CREATING: i32 = libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
+
+/// Commands of `fcntl` by which the kernel signals other processes.
+const OWNERS: [i32; 3] = [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX];
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
 
 /// Requests to devices and terminals beside those to KVM. Not among them: `TIOCSTI`, which types
 /// into a terminal.
@@ -256,6 +261,10 @@ fn rules(any: bool) -> Result<Rules, BackendError> {
         let creating = u64::from(CREATING.unsigned_abs());
         rules.insert(libc::SYS_openat, vec![masked(2, creating, 0)?]);
     }
+    let others = OWNERS
+        .into_iter()
+        .map(|command| SeccompCondition::new(1, Dword, Ne, u64::from(command.unsigned_abs())));
+    rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(others.collect::<Result<_, _>>()?)?]);
     // The limits of this process only.
     rules.insert(libc::SYS_prlimit64, any_of(0, [0])?);
     rules.insert(libc::SYS_tgkill, any_of(0, [u64::from(OWN_PID)])?);
@@ -289,6 +298,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::runtime::jail::last_errno;
 
     #[test]
     fn filters_compile_and_fit() {
@@ -332,6 +342,11 @@ mod tests {
             // Recent and listed: the kernel looks at the arguments.
             assert_eq!(call(libc::SYS_faccessat2), Some(libc::EFAULT));
             assert_eq!(call(libc::SYS_clone), denied);
+            // SAFETY: plain numbers.
+            let own = |fd, command| unsafe { libc::fcntl(fd, command, 1) };
+            assert_eq!((own(0, libc::F_SETOWN), own(0, F_SETSIG)), (-1, -1));
+            assert_eq!(last_errno(), Errno::PERM);
+            assert!(own(0, libc::F_GETFL) >= 0);
             assert!(File::create("/tmp/made").is_err_and(|e| e.raw_os_error() == denied));
             assert!(File::open("/dev/null").is_ok());
             assert!(UnixStream::pair().is_err());

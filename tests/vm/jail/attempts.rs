@@ -158,6 +158,9 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     hard("write into its parent", |t| across(libc::SYS_process_vm_writev, t)),
     easy("signal its parent", |t| call(libc::SYS_kill, &[pid(t), 0])),
     easy("signal a thread of its parent", |t| call(libc::SYS_tgkill, &[pid(t), pid(t), 0])),
+    easy("have its parent signalled", |t| {
+        call(libc::SYS_fcntl, &[0, libc::F_SETOWN as usize, pid(t)])
+    }),
     hard("signal process 1", |_| call(libc::SYS_kill, &[1, 0])),
     easy("signal everything", |_| call(libc::SYS_kill, &[usize::MAX, 0])),
     easy("hold its parent", |t| call(libc::SYS_pidfd_open, &[pid(t), 0])),
