@@ -381,3 +381,25 @@ fn a_driver_is_chosen_by_name() {
     let mode = fs::metadata(home.runtime().join("machine.json")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0);
 }
+
+#[test]
+fn a_process_for_libkrun_says_what_it_lacks() {
+    let said = |descriptors: &str| {
+        let config = "{\"library\":\"/no/kernel\",\"vcpus\":1,\"memory_mib\":64,\"disks\":[],\
+                      \"require_jail\":true}";
+        let output = Command::new("/bin/sh")
+            .args(["-c", &format!("echo '{config}' | \"$MSB\" __krun run {descriptors}")])
+            .env("MSB", env!("CARGO_BIN_EXE_msb"))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (report, message) = said("3<&0 4>&1 5<&0 6<&0");
+    assert!(report.contains("\"filter\":null"), "{report}");
+    for text in [report, message] {
+        assert!(text.contains("the kernel cannot be loaded: /no/kernel"), "{text}");
+    }
+    let (report, message) = said("3<&0 4>&-");
+    assert_eq!((report.as_str(), message.as_str()), ("", "only `msb` itself starts a VM\n"));
+}

@@ -42,6 +42,5 @@ pub(super) fn describe(status: &Status) -> String {
 
 /// How to get what is missing.
 pub(crate) fn hint(error: &SetupError) -> Option<&'static str> {
-    matches!(error, SetupError::Missing)
-        .then_some("it downloads about 20 MB once; `msb doctor` explains more")
+    matches!(error, SetupError::Missing).then_some("it downloads about 20 MB once")
 }

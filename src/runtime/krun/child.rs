@@ -1,6 +1,7 @@
 //! The body of `msb __krun`: from the configuration on a descriptor to the end of the guest.
 #![allow(clippy::disallowed_methods, reason = "this process is the VM")]
 
+use std::error::Error;
 use std::ffi::{CString, c_char};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -31,6 +32,12 @@ const NO_ENVIRONMENT: u32 = 1;
 
 /// Runs the VM. Returns only when it could not be started.
 pub fn run() -> ExitCode {
+    // SAFETY: plain numbers.
+    let is_open = |fd: RawFd| unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
+    if ![CONFIG_FD, REPORT_FD, AGENT_FD, CONSOLE_FD].into_iter().all(is_open) {
+        let _ = writeln!(io::stderr(), "only `msb` itself starts a VM");
+        return ExitCode::FAILURE;
+    }
     // SAFETY: the supervisor passed both, and nothing else in this process uses them.
     let (config, report) = unsafe { (File::from_raw_fd(CONFIG_FD), File::from_raw_fd(REPORT_FD)) };
     let ready = read(config).and_then(|config| Ok((set_up(&config)?, config.require_jail)));
@@ -60,7 +67,7 @@ fn read(file: File) -> Result<Config, String> {
     let mut bytes = Vec::new();
     file.take(MAX_CONFIG)
         .read_to_end(&mut bytes)
-        .map_err(|error| format!("only `msb` itself starts a VM: {error}"))?;
+        .map_err(|error| format!("the configuration: {error}"))?;
     serde_json::from_slice(&bytes).map_err(|error| format!("the configuration: {error}"))
 }
 
@@ -96,7 +103,9 @@ fn load_kernel(config: &Config) -> Result<(), String> {
     // SAFETY: the library holds the kernel as data and functions that return its address.
     let library = unsafe { libloading::Library::new(&config.library) };
     let library = library.map_err(|error| {
-        format!("{}: the kernel cannot be loaded: {error}", config.library.display())
+        // The loader's own words, which name the file.
+        let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        format!("the kernel cannot be loaded: {why}")
     })?;
     std::mem::forget(library);
     Ok(())
