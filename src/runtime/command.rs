@@ -91,3 +91,24 @@ pub enum Passed {
     /// Where it reports on its set-up, as [`super::report`] says, before its guest runs.
     Report,
 }
+
+#[cfg(test)]
+impl VmConfig {
+    /// A VM for tests of commands.
+    pub(super) fn sample() -> Self {
+        let disk = |serial: &str, readonly| Disk {
+            serial: serial.to_owned(),
+            path: format!("/d/{serial}").into(),
+            readonly,
+        };
+        Self {
+            run_id: "4f".to_owned(),
+            sandbox: "a1".to_owned(),
+            require_jail: false,
+            kernel: Kernel { image: "/k/kernel.elf".into(), library: "/k/kernel.so".into() },
+            vcpus: 2,
+            memory_mib: 512,
+            disks: vec![disk("boot", true), disk("upper", false)],
+        }
+    }
+}

@@ -160,25 +160,11 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::runtime::Kernel;
 
     #[test]
     fn a_command() {
-        let disk = |serial: &str, readonly| Disk {
-            serial: serial.to_owned(),
-            path: format!("/d/{serial}").into(),
-            readonly,
-        };
         let krun = Krun { program: "/usr/bin/msb".into() };
-        let command = krun.command(&VmConfig {
-            run_id: "4f".to_owned(),
-            sandbox: "a1".to_owned(),
-            require_jail: false,
-            kernel: Kernel { image: "/k/kernel.elf".into(), library: "/k/kernel.so".into() },
-            vcpus: 2,
-            memory_mib: 512,
-            disks: vec![disk("boot", true), disk("upper", false)],
-        });
+        let command = krun.command(&VmConfig::sample());
         expect![[r#"
             VmCommand {
                 program: "/usr/bin/msb",

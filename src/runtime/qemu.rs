@@ -227,24 +227,10 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::runtime::{Disk, Kernel};
 
     fn rendered(accelerator: Accelerator) -> String {
         let qemu = Qemu { program: "/usr/bin/qemu".into(), accelerator };
-        let disk = |serial: &str, readonly| Disk {
-            serial: serial.to_owned(),
-            path: format!("/d/{serial}").into(),
-            readonly,
-        };
-        let command = qemu.command(&VmConfig {
-            run_id: "4f".to_owned(),
-            sandbox: "a1".to_owned(),
-            require_jail: false,
-            kernel: Kernel { image: "/k/kernel.elf".into(), library: "/k/kernel.so".into() },
-            vcpus: 2,
-            memory_mib: 512,
-            disks: vec![disk("boot", true), disk("upper", false)],
-        });
+        let command = qemu.command(&VmConfig::sample());
         let mut text = format!("{}\n", command.program.display());
         for arg in &command.args {
             text.push_str(if arg.to_string_lossy().starts_with('-') { "\n" } else { " " });
