@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use indexmap::IndexMap;
+
 use serde::Deserialize;
 
 use crate::spec::{
@@ -163,7 +163,7 @@ pub(super) struct Outline {
     #[serde(default)]
     pub(super) pull_policy: PullPolicy,
     #[serde(default)]
-    pub(super) depends_on: IndexMap<Name, Dependency>,
+    pub(super) depends_on: BTreeMap<Name, Dependency>,
     #[serde(default)]
     volumes: BTreeMap<GuestPath, Mount>,
     #[serde(default)]

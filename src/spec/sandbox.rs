@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -79,9 +78,9 @@ pub struct SandboxSpec {
     /// Verbosity of the supervisor's log.
     #[serde(default)]
     pub log_level: LogLevel,
-    /// What must have happened before it starts, in the order of the file.
-    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
-    pub depends_on: IndexMap<Name, Dependency>,
+    /// What must have happened before it starts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub depends_on: BTreeMap<Name, Dependency>,
     /// Published ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
@@ -151,7 +150,7 @@ impl SandboxSpec {
             max_duration: None,
             disk: Self::DEFAULT_DISK,
             log_level: LogLevel::default(),
-            depends_on: IndexMap::new(),
+            depends_on: BTreeMap::new(),
             ports: Vec::new(),
             secrets: Vec::new(),
             profiles: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use indexmap::IndexMap;
+
 
 use crate::manifest::image::{self, Written};
 use crate::manifest::keys::{HEALTHCHECK, IMAGE};
@@ -250,8 +250,8 @@ impl Lower<'_> {
         })
     }
 
-    fn dependencies(&mut self, from: &Name, node: &Node) -> IndexMap<Name, Dependency> {
-        let mut all = IndexMap::new();
+    fn dependencies(&mut self, from: &Name, node: &Node) -> BTreeMap<Name, Dependency> {
+        let mut all = BTreeMap::new();
         let mut add = |lower: &mut Self, to: Option<Name>, span, dependency| {
             let Some(to) = to else { return };
             lower.edges.push(Edge { from: from.clone(), to: to.clone(), span });
