@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod files;
 pub mod home;
 pub mod image;
 pub mod manifest;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-
 use serde::Deserialize;
 
 use crate::spec::{

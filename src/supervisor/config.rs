@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::home::Home;
 use crate::runtime::Kernel;
-use crate::spec::{Name, SandboxSpec};
+use crate::spec::{Name, SandboxSpec, VolumeKind};
 
 /// Everything about the sandbox that its supervisor owns. It holds no secret value.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct LaunchConfig {
     /// The sandbox's writable disk.
     #[serde(default)]
     pub upper: Option<PathBuf>,
+    /// Where the volumes are that it mounts.
+    #[serde(default)]
+    pub volumes: BTreeMap<Name, VolumePlace>,
     /// How long the guest may take to boot, in milliseconds.
     #[serde(default = "default_boot_timeout_ms")]
     pub boot_timeout_ms: u64,
@@ -51,6 +54,15 @@ pub struct LaunchConfig {
     /// With the `local` driver: a program that plays the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_agent: Option<PathBuf>,
+}
+
+/// Where a volume keeps what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumePlace {
+    /// How it is kept.
+    pub kind: VolumeKind,
+    /// The disk's file, or the directory.
+    pub path: PathBuf,
 }
 
 /// Default of [`LaunchConfig::boot_timeout_ms`]: for a loaded machine whose KVM is itself emulated.

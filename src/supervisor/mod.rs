@@ -11,6 +11,7 @@ mod identity;
 mod launch;
 mod link;
 pub mod logs;
+mod mounts;
 mod process;
 mod readable;
 mod record;
@@ -21,7 +22,7 @@ mod settle;
 mod state;
 mod workload;
 
-pub use config::{DEFAULT_BOOT_TIMEOUT_MS, ImageDefaults, LaunchConfig, SandboxPaths};
+pub use config::{DEFAULT_BOOT_TIMEOUT_MS, ImageDefaults, LaunchConfig, SandboxPaths, VolumePlace};
 pub use control::{
     ControlClient, ControlError, ControlReply, ControlRequest, DeniedReason, ExecSession,
     JailLayer, StatusEvent, Watch, wait_until,

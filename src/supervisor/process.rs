@@ -22,12 +22,13 @@ use super::control::{Clients, JailLayer, Socket, StatusEvent, serve};
 use super::launch::{Answer, Launched, Orders};
 use super::link::{attend, chain};
 use super::logs::LogWriter;
+use super::mounts::Mounts;
 use super::record::{Subject, record};
 use super::run::{Notice, Run, Sinks, Sources};
 use super::state::Input;
 use super::{LaunchConfig, SandboxPaths, identity, workload};
 use crate::home::Home;
-use crate::runtime::{self, Disk, DriverChoice, HostLinks, Krun, Vm, VmConfig, VmExit};
+use crate::runtime::{self, DriverChoice, HostLinks, Krun, Vm, VmConfig, VmExit};
 use crate::spec::{LogLevel, Status};
 use crate::store::{Durability, Event, RunIdentity, StatusChange, Store, StoreError, now_ms};
 
@@ -312,17 +313,7 @@ fn start_vm(
     config: &LaunchConfig,
     run_id: &str,
 ) -> Result<(Box<dyn Vm>, HostLinks), String> {
-    let disk = |serial: &str, path: &Option<PathBuf>, readonly| {
-        path.iter()
-            .map(move |path| Disk { serial: serial.to_owned(), path: path.clone(), readonly })
-            .next()
-    };
-    let disks = [
-        disk(workload::BOOT_SERIAL, &config.boot_disk, true),
-        disk(workload::IMAGE_SERIAL, &config.image_file, true),
-        disk(workload::PATCHES_SERIAL, &config.patch_file, true),
-        disk(workload::UPPER_SERIAL, &config.upper, false),
-    ];
+    let mounts = Mounts::of(config);
     let vm = VmConfig {
         run_id: run_id.to_owned(),
         sandbox: config.id.clone(),
@@ -330,7 +321,7 @@ fn start_vm(
         kernel: config.kernel.clone(),
         vcpus: config.spec.cpus,
         memory_mib: config.spec.memory.mib(),
-        disks: disks.into_iter().flatten().collect(),
+        disks: mounts.disks,
     };
     let (theirs, ours) = driver.links().map_err(|e| e.to_string())?;
     // On this thread, which lives as long as the process: the VM dies with the thread.

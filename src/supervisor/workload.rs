@@ -2,16 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use msb_protocol::{BootConfig, ExecRequest, RootConfig};
+use msb_protocol::{BootConfig, ExecRequest};
 
+use super::mounts::Mounts;
 use super::{ImageDefaults, LaunchConfig};
 use crate::spec::{HealthCheck, Probe, SandboxSpec, Signal};
-
-/// Virtio serials of the disks.
-pub(super) const BOOT_SERIAL: &str = "boot";
-pub(super) const IMAGE_SERIAL: &str = "image";
-pub(super) const PATCHES_SERIAL: &str = "patches";
-pub(super) const UPPER_SERIAL: &str = "upper";
 
 /// The program and arguments of a workload: entrypoint, then command. The Sandboxfile's entrypoint
 /// replaces the image's and drops the image's command; its command replaces the image's. Empty: the
@@ -83,15 +78,11 @@ pub(super) fn stop_signal(spec: &SandboxSpec, image: &ImageDefaults) -> Signal {
 
 /// How the guest is set up; the clock is set when this is sent.
 pub(super) fn boot_config(config: &LaunchConfig) -> BootConfig {
-    let patches = config.patch_file.as_ref().map(|_| PATCHES_SERIAL.to_owned());
-    let image = config.image_file.as_ref().map(|_| IMAGE_SERIAL.to_owned());
+    let user = config.spec.user.as_ref().map(|user| user.0.clone());
     BootConfig {
-        root: RootConfig {
-            lowers: patches.into_iter().chain(image).collect(),
-            upper: config.upper.as_ref().map(|_| UPPER_SERIAL.to_owned()),
-        },
+        user: user.or_else(|| config.image.user.clone()).filter(|user| !user.is_empty()),
         hostname: config.spec.hostname.clone().unwrap_or_else(|| config.name.hostname()),
-        ..BootConfig::default()
+        ..Mounts::of(config).guest
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// What each module may import from its own crate, lowest layer first: the table of
 /// `docs/architecture.md`.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("spec", &[]),
     ("manifest", &["spec"]),
     ("plan", &["spec"]),
@@ -14,12 +14,27 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("store", &["spec", "home"]),
     ("image", &["spec", "home", "store"]),
     ("runtime", &["spec", "home"]),
+    ("files", &["runtime"]),
     ("rootfs", &["spec", "home", "image", "runtime"]),
-    ("supervisor", &["spec", "home", "store", "image", "runtime", "rootfs"]),
-    ("reconcile", &["spec", "home", "plan", "store", "image", "runtime", "rootfs", "supervisor"]),
+    ("supervisor", &["spec", "home", "store", "image", "files", "runtime", "rootfs"]),
+    (
+        "reconcile",
+        &["spec", "home", "plan", "store", "image", "files", "runtime", "rootfs", "supervisor"],
+    ),
     (
         "client",
-        &["spec", "home", "plan", "store", "image", "runtime", "rootfs", "supervisor", "reconcile"],
+        &[
+            "spec",
+            "home",
+            "plan",
+            "store",
+            "image",
+            "files",
+            "runtime",
+            "rootfs",
+            "supervisor",
+            "reconcile",
+        ],
     ),
     (
         "cli",
@@ -30,6 +45,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
             "plan",
             "store",
             "image",
+            "files",
             "runtime",
             "rootfs",
             "supervisor",

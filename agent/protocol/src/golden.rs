@@ -9,8 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
-    ExecOutput, ExecRequest, ExitStatus, Frame, Preamble, Request, Rlimit, RootConfig, StdinMode,
-    TmpfsMount, Tty,
+    ExecOutput, ExecRequest, ExitStatus, Frame, Preamble, Request, Rlimit, RootConfig, ShareMount,
+    StdinMode, TmpfsMount, Tty,
 };
 
 /// Gathers lines, checking that each message decodes as itself.
@@ -42,7 +42,10 @@ fn boot_config() -> BootConfig {
             path: "/data".into(),
             fstype: "ext4".into(),
             readonly: false,
+            populate: true,
         }],
+        shares: vec![ShareMount { share: 1, path: "/src".into(), readonly: true, populate: false }],
+        user: Some("app".into()),
         tmpfs: vec![TmpfsMount {
             path: "/tmp".into(),
             size_bytes: Some(1 << 20),

@@ -21,6 +21,7 @@
 //! anything but the stream it is given.
 
 mod codec;
+mod files;
 #[cfg(test)]
 mod golden;
 mod handshake;
@@ -31,15 +32,20 @@ mod preamble;
 pub use codec::{
     DataBuffer, Frame, FrameError, MAX_DATA, MAX_MESSAGE, read_frame, write_data, write_message,
 };
+pub use files::{FILES_PREAMBLE_LEN, FilesPreamble};
 pub use handshake::{HandshakeError, agent_handshake, host_handshake};
 pub use messages::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
-    ExecOutput, ExecRequest, ExitStatus, Request, Rlimit, RootConfig, StdinMode, TmpfsMount, Tty,
+    ExecOutput, ExecRequest, ExitStatus, Request, Rlimit, RootConfig, ShareMount, StdinMode,
+    TmpfsMount, Tty,
 };
 pub use preamble::{Preamble, PreambleError, VERSION, VERSION_MIN};
 
 /// The name of the virtio-console port that the agent opens.
 pub const PORT_NAME: &str = "agent";
+/// The name of the virtio-console port to the host's file server. It carries a [`FilesPreamble`] and
+/// then FUSE messages as they are, each of which states its own length.
+pub const FILES_PORT_NAME: &str = "files";
 /// The most streams open at a time; the agent resets more.
 pub const MAX_STREAMS: usize = 256;
 /// The exit code of a command that was not found.

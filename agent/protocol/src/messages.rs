@@ -64,6 +64,13 @@ pub struct BootConfig {
     /// Memory file systems that are mounted into the root, parents first.
     #[serde(default)]
     pub tmpfs: Vec<TmpfsMount>,
+    /// What the host's file server shares, mounted into the root, parents first.
+    #[serde(default)]
+    pub shares: Vec<ShareMount>,
+    /// `user[:group]` of the workload, names or numbers: whose the shared files are in the guest,
+    /// where nothing else is known of them; none is root.
+    #[serde(default)]
+    pub user: Option<String>,
     /// The host name.
     pub hostname: String,
     /// Further entries of `/etc/hosts`: names by address.
@@ -97,6 +104,23 @@ pub struct DiskMount {
     pub fstype: String,
     /// Whether it is read-only.
     pub readonly: bool,
+    /// Copy what the root has at `path` into it when it is empty.
+    #[serde(default)]
+    pub populate: bool,
+}
+
+/// A share of the host's file server, mounted into the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareMount {
+    /// Its number: the name of its root in the file server's own root directory.
+    pub share: u32,
+    /// Where. The share of a single file is mounted over a file.
+    pub path: String,
+    /// Whether it is read-only; the file server holds it, and the mount says so.
+    pub readonly: bool,
+    /// Copy what the root has at `path` into it when it is empty.
+    #[serde(default)]
+    pub populate: bool,
 }
 
 /// A memory file system that is mounted into the root.

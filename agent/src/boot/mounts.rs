@@ -258,6 +258,7 @@ mod tests {
             path: path.to_owned(),
             fstype: String::new(),
             readonly: false,
+            populate: false,
         };
         let memory = |path: &str| TmpfsMount {
             path: path.to_owned(),

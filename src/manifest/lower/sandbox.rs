@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-
-
 use crate::manifest::image::{self, Written};
 use crate::manifest::keys::{HEALTHCHECK, IMAGE};
 use crate::manifest::path;

@@ -1,5 +1,6 @@
 //! What each action of a plan does.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -241,6 +242,7 @@ impl RealHost {
             boot_disk: machine.boot_disk.clone(),
             image_file: Some(image_record.file),
             upper: Some(upper),
+            volumes: BTreeMap::new(),
             boot_timeout_ms: supervisor::DEFAULT_BOOT_TIMEOUT_MS,
             require_jail: machine.require_jail,
             executable: None,

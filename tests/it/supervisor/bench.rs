@@ -69,6 +69,7 @@ impl Bench {
             image_file: None,
             patch_file: None,
             upper: None,
+            volumes: std::collections::BTreeMap::new(),
             boot_timeout_ms: DEFAULT_BOOT_TIMEOUT_MS,
             require_jail: false,
             executable: Some(env!("CARGO_BIN_EXE_msb").into()),

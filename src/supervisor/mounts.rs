@@ -1,0 +1,121 @@
+//! What a guest's file systems are made of: devices and shares outside, mounts inside.
+//!
+//! ```text
+//! boot   EROFS   the agent                     ─┐
+//! image  EROFS ─┐                               │ one disk each
+//! patches EROFS ┼ overlay = /                   │
+//! upper  ext4  ─┘                               │
+//! disk volumes  ext4, each at its path         ─┘
+//! binds and directory volumes                   shares of one file server, over the port `files`
+//! tmpfs                                         memory of the guest
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use msb_protocol::{BootConfig, DiskMount, RootConfig, ShareMount, TmpfsMount};
+
+use super::LaunchConfig;
+use crate::files::{Share, ShareKind};
+use crate::runtime::Disk;
+use crate::spec::{GuestPath, Mount, MountSource, VolumeKind};
+
+/// Virtio serials of the disks; those of volumes are [`VOLUME_SERIAL`] and a number from 0.
+const BOOT_SERIAL: &str = "boot";
+const IMAGE_SERIAL: &str = "image";
+const PATCHES_SERIAL: &str = "patches";
+const UPPER_SERIAL: &str = "upper";
+const VOLUME_SERIAL: &str = "volume";
+/// Permission bits of a tmpfs whose mount says nothing.
+const TMPFS_MODE: u32 = 0o755;
+/// Directories for everybody's temporary files: what a tmpfs there has when its mount says nothing.
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+const TEMPORARY_MODE: u32 = 0o1777;
+
+/// The file systems of one guest, as each side sees them.
+#[derive(Debug, Default)]
+pub(super) struct Mounts {
+    /// In device order.
+    pub(super) disks: Vec<Disk>,
+    /// By their numbers.
+    pub(super) shares: Vec<Share>,
+    /// What the agent mounts; nothing else is set.
+    pub(super) guest: BootConfig,
+}
+
+impl Mounts {
+    /// Those of the sandbox that `config` launches.
+    pub(super) fn of(config: &LaunchConfig) -> Self {
+        let mut mounts = Self::default();
+        mounts.disk(BOOT_SERIAL, config.boot_disk.as_deref(), true);
+        mounts.guest.root = RootConfig {
+            lowers: [
+                mounts.disk(PATCHES_SERIAL, config.patch_file.as_deref(), true),
+                mounts.disk(IMAGE_SERIAL, config.image_file.as_deref(), true),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+            upper: mounts.disk(UPPER_SERIAL, config.upper.as_deref(), false),
+        };
+        for (path, mount) in &config.spec.volumes {
+            mounts.add(path, mount, config);
+        }
+        mounts
+    }
+
+    fn add(&mut self, path: &GuestPath, mount: &Mount, config: &LaunchConfig) {
+        let (at, readonly) = (path.to_string(), mount.readonly);
+        match &mount.source {
+            MountSource::Bind { path: source, .. } => {
+                self.share(at, Path::new(source), readonly, false);
+            }
+            MountSource::Named { volume } => match config.volumes.get(volume) {
+                Some(place) if place.kind == VolumeKind::Dir => {
+                    self.share(at, &place.path, readonly, true);
+                }
+                Some(place) => self.volume(at, &place.path, readonly),
+                None => {}
+            },
+            MountSource::Tmpfs { size, mode } => {
+                let usual =
+                    if TEMPORARY.contains(&at.as_str()) { TEMPORARY_MODE } else { TMPFS_MODE };
+                self.guest.tmpfs.push(TmpfsMount {
+                    path: at,
+                    size_bytes: size.map(|size| size.bytes()),
+                    mode: mode.unwrap_or(usual),
+                    readonly,
+                });
+            }
+        }
+    }
+
+    fn disk(&mut self, serial: &str, path: Option<&Path>, readonly: bool) -> Option<String> {
+        let path = path?.to_owned();
+        self.disks.push(Disk { serial: serial.to_owned(), path, readonly });
+        Some(serial.to_owned())
+    }
+
+    fn volume(&mut self, at: String, file: &Path, readonly: bool) {
+        let serial = format!("{VOLUME_SERIAL}{}", self.guest.disks.len());
+        self.disk(&serial, Some(file), readonly);
+        self.guest.disks.push(DiskMount {
+            serial,
+            path: at,
+            fstype: "ext4".to_owned(),
+            readonly,
+            populate: !readonly,
+        });
+    }
+
+    fn share(&mut self, at: String, source: &Path, readonly: bool, volume: bool) {
+        let Ok(share) = u32::try_from(self.shares.len()) else { return };
+        let path = PathBuf::from(source);
+        self.shares.push(Share { path, readonly, kind: ShareKind::Files });
+        self.guest.shares.push(ShareMount {
+            share,
+            path: at,
+            readonly,
+            populate: volume && !readonly,
+        });
+    }
+}
