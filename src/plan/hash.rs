@@ -77,3 +77,24 @@ impl From<SpecHash> for String {
         hash.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Condition, Dependency, Image, ImageSource, Name};
+
+    #[test]
+    fn the_order_of_dependencies_is_no_difference() {
+        let hash = |names: [&str; 2]| {
+            let image = Image { source: ImageSource::Oci("x".to_owned()), platform: None };
+            let mut spec = SandboxSpec::new(image);
+            let started =
+                Dependency { condition: Condition::Started, required: true, restart: false };
+            let named = names.map(|name| (Name::new(name).unwrap(), started.clone()));
+            spec.depends_on.extend(named);
+            spec_hash(&spec)
+        };
+        assert_eq!(hash(["a", "b"]), hash(["b", "a"]));
+        assert_ne!(hash(["a", "b"]), hash(["a", "c"]));
+    }
+}
