@@ -1,4 +1,4 @@
-//! `docs/cli.md`, made from the definitions in `args.rs`.
+//! `docs/cli.md`, made from the definitions in `args`.
 
 use std::fmt::Write as _;
 
