@@ -103,6 +103,7 @@ fn config(home: &Home, dir: &Path) -> Result<VmConfig> {
             disk("image", &boot, true),
             disk("upper", &upper, false),
         ],
+        files: false,
     })
 }
 
@@ -142,7 +143,7 @@ fn trivial_init(dir: &Path) -> Result<PathBuf> {
 
 /// Until the first byte of the agent's preamble.
 fn boot_ours(driver: &dyn Driver, vm: &VmConfig) -> Result<Duration> {
-    let (links, host) = driver.links()?;
+    let (links, host) = driver.links(false)?;
     let begin = Instant::now();
     let _vm = driver.spawn(driver.command(vm), links)?;
     host.agent.set_nonblocking(false)?;
@@ -153,7 +154,7 @@ fn boot_ours(driver: &dyn Driver, vm: &VmConfig) -> Result<Duration> {
 /// The same VMM with nothing but the disk.
 fn bare_krun(krun: &dyn Driver, vm: &VmConfig, bare: &Path) -> Result<Duration> {
     let vm = VmConfig { disks: vec![disk("boot", bare, true)], ..vm.clone() };
-    let (links, host) = krun.links()?;
+    let (links, host) = krun.links(false)?;
     let begin = Instant::now();
     let _vm = krun.spawn(krun.command(&vm), links)?;
     rustix::io::ioctl_fionbio(&host.console, false)?;

@@ -10,8 +10,9 @@
 //!          (guest only)                        └─ BootFailed
 //! ```
 //!
-//! One thread does everything: processes are forked and collected without races, and leaving a mount
-//! namespace at the end needs it. The host going away ends the guest.
+//! One thread does everything, so that processes are forked and collected without races; where the
+//! host shares files, two more pass messages between it and the kernel (`boot/relay.rs`). The host
+//! going away ends the guest.
 #![allow(clippy::disallowed_methods, reason = "the agent's work is files, mounts and processes")]
 
 mod boot;

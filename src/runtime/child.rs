@@ -115,6 +115,10 @@ fn prepare(command: &VmCommand, links: &VmLinks, confined: bool) -> io::Result<P
     for passed in &command.fds {
         let fd = match &passed.what {
             Passed::Agent => out_of_the_way(&links.agent)?,
+            Passed::Files => {
+                let files = links.files.as_ref();
+                out_of_the_way(files.ok_or_else(|| io::Error::other("no link for files"))?)?
+            }
             Passed::Console => out_of_the_way(&links.console)?,
             Passed::Disk(disk) => {
                 let access = if disk.readonly { OFlags::RDONLY } else { OFlags::RDWR };
@@ -320,7 +324,7 @@ mod tests {
             sandbox: "test".to_owned(),
             require_jail: false,
         };
-        let (links, host) = VmLinks::pair(Console::Socket).unwrap();
+        let (links, host) = VmLinks::pair(Console::Socket, false).unwrap();
         let mut prepared = prepare(&command, &links, false).unwrap();
         (on_spawner(move || start(&mut prepared, limit)).unwrap(), host)
     }

@@ -22,6 +22,8 @@ pub struct VmConfig {
     pub memory_mib: u64,
     /// Disks in device order. The first is the boot disk: an EROFS file that holds `/init.krun`.
     pub disks: Vec<Disk>,
+    /// Whether it has a port to a file server.
+    pub files: bool,
 }
 
 /// The guest kernel, in the two forms that VMMs take; [`crate::runtime::setup`] provides both.
@@ -82,6 +84,8 @@ pub struct PassedFd {
 pub enum Passed {
     /// The agent port.
     Agent,
+    /// The port to the file server.
+    Files,
     /// The boot console.
     Console,
     /// A disk, opened when the VM is started.
@@ -109,6 +113,7 @@ impl VmConfig {
             vcpus: 2,
             memory_mib: 512,
             disks: vec![disk("boot", true), disk("upper", false)],
+            files: false,
         }
     }
 }

@@ -18,9 +18,10 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn probe(&self) -> Result<Capabilities, Unavailable>;
     /// The command that starts `vm`. Pure.
     fn command(&self, vm: &VmConfig) -> VmCommand;
-    /// The links of a VM, in the form that this driver takes.
-    fn links(&self) -> io::Result<(VmLinks, HostLinks)> {
-        VmLinks::pair(Console::Socket)
+    /// The links of a VM, in the form that this driver takes: one for `files` when
+    /// [`VmConfig::files`] is set.
+    fn links(&self, files: bool) -> io::Result<(VmLinks, HostLinks)> {
+        VmLinks::pair(Console::Socket, files)
     }
     /// Starts `command`, connected to `links`. The VM dies with this process.
     ///

@@ -50,6 +50,7 @@ const CONFIG_FD: i32 = 3;
 const REPORT_FD: i32 = 4;
 const AGENT_FD: i32 = 5;
 const CONSOLE_FD: i32 = 6;
+const FILES_FD: i32 = 7;
 
 /// Appended to libkrun's kernel command line, see the qemu driver for their meaning.
 const KERNEL_WORDS: [&str; 4] =
@@ -68,6 +69,8 @@ struct Config {
     vcpus: u8,
     memory_mib: u32,
     disks: Vec<Disk>,
+    /// Whether there is a port to the file server.
+    files: bool,
     /// No guest without the filter.
     require_jail: bool,
 }
@@ -112,8 +115,8 @@ impl Driver for Krun {
         })
     }
 
-    fn links(&self) -> io::Result<(VmLinks, crate::runtime::HostLinks)> {
-        VmLinks::pair(Console::Terminal)
+    fn links(&self, files: bool) -> io::Result<(VmLinks, crate::runtime::HostLinks)> {
+        VmLinks::pair(Console::Terminal, files)
     }
 
     fn command(&self, vm: &VmConfig) -> VmCommand {
@@ -123,25 +126,30 @@ impl Driver for Krun {
             vcpus: u8::try_from(vm.vcpus).unwrap_or(u8::MAX),
             memory_mib: u32::try_from(vm.memory_mib).unwrap_or(u32::MAX),
             disks: vm.disks.clone(),
+            files: vm.files,
             require_jail: vm.require_jail,
         };
         let disks = |readonly: bool| {
             let wanted = vm.disks.iter().filter(move |disk| disk.readonly == readonly);
             wanted.map(|disk| disk.path.clone())
         };
+        let mut fds = vec![
+            PassedFd {
+                number: CONFIG_FD,
+                what: Passed::Config(serde_json::to_string(&config).unwrap_or_default()),
+            },
+            PassedFd { number: REPORT_FD, what: Passed::Report },
+            PassedFd { number: AGENT_FD, what: Passed::Agent },
+            PassedFd { number: CONSOLE_FD, what: Passed::Console },
+        ];
+        if vm.files {
+            fds.push(PassedFd { number: FILES_FD, what: Passed::Files });
+        }
         VmCommand {
             program: self.program.clone(),
             args: vec![WORD.into(), vm.run_id.clone().into()],
             env: Vec::new(),
-            fds: vec![
-                PassedFd {
-                    number: CONFIG_FD,
-                    what: Passed::Config(serde_json::to_string(&config).unwrap_or_default()),
-                },
-                PassedFd { number: REPORT_FD, what: Passed::Report },
-                PassedFd { number: AGENT_FD, what: Passed::Agent },
-                PassedFd { number: CONSOLE_FD, what: Passed::Console },
-            ],
+            fds,
             reads: [vm.kernel.library.clone()].into_iter().chain(disks(true)).collect(),
             writes: disks(false).collect(),
             devices: vec![PathBuf::from("/dev/kvm")],
@@ -162,6 +170,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_port_for_files() {
+        let krun = Krun { program: "/usr/bin/msb".into() };
+        let command = krun.command(&VmConfig { files: true, ..VmConfig::sample() });
+        assert!(command.fds.contains(&PassedFd { number: FILES_FD, what: Passed::Files }));
+        let Passed::Config(config) = &command.fds[0].what else { panic!("{command:?}") };
+        assert!(config.contains(r#""files":true"#), "{config}");
+    }
+
+    #[test]
     fn a_command() {
         let krun = Krun { program: "/usr/bin/msb".into() };
         let command = krun.command(&VmConfig::sample());
@@ -177,7 +194,7 @@ mod tests {
                     PassedFd {
                         number: 3,
                         what: Config(
-                            "{\"library\":\"/k/kernel.so\",\"vcpus\":2,\"memory_mib\":512,\"disks\":[{\"serial\":\"boot\",\"path\":\"/d/boot\",\"readonly\":true},{\"serial\":\"upper\",\"path\":\"/d/upper\",\"readonly\":false}],\"require_jail\":false}",
+                            "{\"library\":\"/k/kernel.so\",\"vcpus\":2,\"memory_mib\":512,\"disks\":[{\"serial\":\"boot\",\"path\":\"/d/boot\",\"readonly\":true},{\"serial\":\"upper\",\"path\":\"/d/upper\",\"readonly\":false}],\"files\":false,\"require_jail\":false}",
                         ),
                     },
                     PassedFd {

@@ -1,4 +1,4 @@
-//! The two links between a VM process and its supervisor.
+//! The links between a VM process and the host.
 #![allow(clippy::disallowed_methods, reason = "this module writes the console log")]
 
 use std::io::{self, Write};
@@ -17,15 +17,19 @@ pub struct VmLinks {
     pub agent: OwnedFd,
     /// The boot console; also standard output and error of the VM process.
     pub console: OwnedFd,
+    /// The port to the file server, of a VM that has one.
+    pub files: Option<OwnedFd>,
 }
 
-/// The supervisor's ends.
+/// The host's ends.
 #[derive(Debug)]
 pub struct HostLinks {
     /// The agent port: the agent protocol from its preamble on. Not blocking.
     pub agent: UnixStream,
     /// The boot console, for [`record_console`]. Not blocking. It ends when the VM has ended.
     pub console: OwnedFd,
+    /// The port to the file server, which takes it. Blocking.
+    pub files: Option<OwnedFd>,
 }
 
 /// What the VM's end of the console must be.
@@ -36,8 +40,8 @@ pub(super) enum Console {
 }
 
 impl VmLinks {
-    /// Two connected pairs.
-    pub(super) fn pair(console: Console) -> io::Result<(VmLinks, HostLinks)> {
+    /// Connected pairs, one of them for `files` when there are some.
+    pub(super) fn pair(console: Console, files: bool) -> io::Result<(VmLinks, HostLinks)> {
         let (agent, vm_agent) = UnixStream::pair()?;
         agent.set_nonblocking(true)?;
         let (console, vm_console) = match console {
@@ -48,7 +52,15 @@ impl VmLinks {
             Console::Terminal => terminal()?,
         };
         rustix::io::ioctl_fionbio(&console, true)?;
-        Ok((VmLinks { agent: vm_agent.into(), console: vm_console }, HostLinks { agent, console }))
+        let (files, vm_files) = match files {
+            true => {
+                let (ours, theirs) = UnixStream::pair()?;
+                (Some(ours.into()), Some(theirs.into()))
+            }
+            false => (None, None),
+        };
+        let theirs = VmLinks { agent: vm_agent.into(), console: vm_console, files: vm_files };
+        Ok((theirs, HostLinks { agent, console, files }))
     }
 }
 

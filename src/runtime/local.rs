@@ -8,9 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use crate::home::Home;
+use crate::runtime::links::Console;
 use crate::runtime::{
-    AGENT, Capabilities, Driver, Passed, PassedFd, Unavailable, Vm, VmCommand, VmConfig, VmLinks,
-    child,
+    AGENT, Capabilities, Driver, HostLinks, Passed, PassedFd, Unavailable, Vm, VmCommand, VmConfig,
+    VmLinks, child,
 };
 
 const AGENT_FD: i32 = 3;
@@ -61,6 +62,11 @@ impl Driver for Local {
         })
     }
 
+    /// It mounts nothing, so nothing is shared with it.
+    fn links(&self, _: bool) -> io::Result<(VmLinks, HostLinks)> {
+        VmLinks::pair(Console::Socket, false)
+    }
+
     fn command(&self, vm: &VmConfig) -> VmCommand {
         VmCommand {
             program: self.agent.clone(),
@@ -77,8 +83,11 @@ impl Driver for Local {
 
     fn spawn(&self, command: VmCommand, links: VmLinks) -> io::Result<Box<dyn Vm>> {
         for _ in 0..BUSY_ATTEMPTS {
-            let copy =
-                VmLinks { agent: links.agent.try_clone()?, console: links.console.try_clone()? };
+            let copy = VmLinks {
+                agent: links.agent.try_clone()?,
+                console: links.console.try_clone()?,
+                files: None,
+            };
             match child::spawn(command.clone(), copy, false) {
                 Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
                     std::thread::yield_now();

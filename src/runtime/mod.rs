@@ -5,8 +5,8 @@
 //!                                        argv, numbered descriptors    pidfd: wait, kill
 //! ```
 //!
-//! A VM is one child process. Its links to the host are two inherited socket-pair ends: the agent
-//! port and the boot console ([`VmLinks`]); disks are opened here and passed by number, so that
+//! A VM is one child process. Its links to the host are inherited socket-pair ends: the agent port,
+//! the boot console and, where something is shared, the port to the file server ([`VmLinks`]); disks are opened here and passed by number, so that
 //! the VM process opens nothing that the guest could name. The child runs in a jail, dies
 //! with this process, and is waited for and killed through its pidfd only.
 

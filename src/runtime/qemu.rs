@@ -29,7 +29,8 @@ const MAX_DISKS: usize = MAX_DEVICES - 1;
 const FIRST_FD: i32 = 3;
 const AGENT_FD: i32 = FIRST_FD;
 const CONSOLE_FD: i32 = FIRST_FD + 1;
-const FIRST_DISK_FD: i32 = FIRST_FD + 2;
+const FILES_FD: i32 = FIRST_FD + 2;
+const FIRST_DISK_FD: i32 = FIRST_FD + 3;
 
 #[cfg(target_arch = "x86_64")]
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -170,7 +171,8 @@ impl Driver for Qemu {
             args.pair("-device", &format!("virtio-blk-device,drive={serial},serial={serial}"));
             fds.push(PassedFd { number, what: Passed::Disk(disk.clone()) });
         }
-        args.pair("-device", "virtio-serial-device,max_ports=2");
+        let ports = if vm.files { 3 } else { 2 };
+        args.pair("-device", &format!("virtio-serial-device,max_ports={ports}"));
         args.pair("-chardev", &format!("socket,id=console,fd={CONSOLE_FD}"));
         args.pair("-device", "virtconsole,chardev=console");
         args.pair("-chardev", &format!("socket,id=agent,fd={AGENT_FD}"));
@@ -178,6 +180,14 @@ impl Driver for Qemu {
             "-device",
             &format!("virtserialport,chardev=agent,name={}", msb_protocol::PORT_NAME),
         );
+        if vm.files {
+            args.pair("-chardev", &format!("socket,id=files,fd={FILES_FD}"));
+            args.pair(
+                "-device",
+                &format!("virtserialport,chardev=files,name={}", msb_protocol::FILES_PORT_NAME),
+            );
+            fds.push(PassedFd { number: FILES_FD, what: Passed::Files });
+        }
         args.pair(
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
@@ -229,8 +239,12 @@ mod tests {
     use super::*;
 
     fn rendered(accelerator: Accelerator) -> String {
+        rendered_vm(accelerator, &VmConfig::sample())
+    }
+
+    fn rendered_vm(accelerator: Accelerator, vm: &VmConfig) -> String {
         let qemu = Qemu { program: "/usr/bin/qemu".into(), accelerator };
-        let command = qemu.command(&VmConfig::sample());
+        let command = qemu.command(vm);
         let mut text = format!("{}\n", command.program.display());
         for arg in &command.args {
             text.push_str(if arg.to_string_lossy().starts_with('-') { "\n" } else { " " });
@@ -264,11 +278,11 @@ mod tests {
             -display none
             -kernel /k/kernel.elf
             -append reboot=t panic=-1 panic_print=0 nomodule console=hvc0 quiet init=/init.krun root=/dev/vda rootfstype=erofs ro initcall_blacklist=jent_mod_init tsc=reliable tsc_early_khz=2000000
-            -add-fd fd=5,set=5
-            -drive id=boot,file=/dev/fdset/5,format=raw,if=none,readonly=on,auto-read-only=off
-            -device virtio-blk-device,drive=boot,serial=boot
             -add-fd fd=6,set=6
-            -drive id=upper,file=/dev/fdset/6,format=raw,if=none,readonly=off,auto-read-only=off
+            -drive id=boot,file=/dev/fdset/6,format=raw,if=none,readonly=on,auto-read-only=off
+            -device virtio-blk-device,drive=boot,serial=boot
+            -add-fd fd=7,set=7
+            -drive id=upper,file=/dev/fdset/7,format=raw,if=none,readonly=off,auto-read-only=off
             -device virtio-blk-device,drive=upper,serial=upper
             -device virtio-serial-device,max_ports=2
             -chardev socket,id=console,fd=4
@@ -278,11 +292,26 @@ mod tests {
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 
             env []
-            fds [3, 4, 5, 6]
+            fds [3, 4, 6, 7]
             reads ["/k/kernel.elf"]
             devices []
         "#]]
         .assert_eq(&text);
+    }
+
+    #[test]
+    fn a_port_for_files() {
+        let with = VmConfig { files: true, ..VmConfig::sample() };
+        let [without, with] =
+            [&VmConfig::sample(), &with].map(|vm| rendered_vm(Accelerator::Kvm, vm));
+        let without: Vec<&str> = without.lines().collect();
+        let more: Vec<&str> = with.lines().filter(|line| !without.contains(line)).collect();
+        expect![[r#"
+            -device virtio-serial-device,max_ports=3
+            -chardev socket,id=files,fd=5
+            -device virtserialport,chardev=files,name=files
+            fds [3, 4, 6, 7, 5]"#]]
+        .assert_eq(&more.join("\n"));
     }
 
     #[test]

@@ -322,8 +322,9 @@ fn start_vm(
         vcpus: config.spec.cpus,
         memory_mib: config.spec.memory.mib(),
         disks: mounts.disks,
+        files: !mounts.shares.is_empty(),
     };
-    let (theirs, ours) = driver.links().map_err(|e| e.to_string())?;
+    let (theirs, ours) = driver.links(vm.files).map_err(|e| e.to_string())?;
     // On this thread, which lives as long as the process: the VM dies with the thread.
     let command = play_agent(driver.command(&vm), config);
     let vm = driver.spawn(command, theirs).map_err(|e| chain(&e))?;

@@ -249,6 +249,7 @@ fn config() -> VmConfig {
         vcpus: 1,
         memory_mib: 64,
         disks: Vec::new(),
+        files: false,
     }
 }
 
@@ -268,7 +269,7 @@ fn shell(home: &Home, jailed: bool, script: &str) -> (Box<dyn msb::runtime::Vm>,
     command.program = "/bin/sh".into();
     command.reads.clear();
     command.args = vec!["-c".into(), script.into()];
-    let (links, host) = driver.links().unwrap();
+    let (links, host) = driver.links(false).unwrap();
     let vm = driver.spawn(command, links).unwrap();
     rustix::io::ioctl_fionbio(&host.console, false).unwrap();
     let text = std::io::read_to_string(File::from(host.console)).unwrap();
@@ -285,7 +286,7 @@ async fn a_vm_process_is_waited_for_and_killed() {
     vm.kill().unwrap();
 
     let local = driver(DriverChoice::Local, &home).unwrap().driver;
-    let (links, _host) = local.links().unwrap();
+    let (links, _host) = local.links(false).unwrap();
     let vm = local.spawn(local.command(&config()), links).unwrap();
     assert_eq!(msb::runtime::start_time(vm.pid()).unwrap(), vm.start_time());
     vm.kill().unwrap();
@@ -296,7 +297,7 @@ async fn a_vm_process_is_waited_for_and_killed() {
 fn a_dropped_vm_is_killed() {
     let (_dir, home) = home();
     let local = driver(DriverChoice::Local, &home).unwrap().driver;
-    let (links, _host) = local.links().unwrap();
+    let (links, _host) = local.links(false).unwrap();
     let vm = local.spawn(local.command(&config()), links).unwrap();
     let pid = vm.pid();
     drop(vm);
@@ -348,14 +349,14 @@ fn what_cannot_be_opened_or_started_is_named() {
     let missing = dir.path().join("missing");
     let mut command = driver.command(&config());
     command.program.clone_from(&missing);
-    let (links, _host) = driver.links().unwrap();
+    let (links, _host) = driver.links(false).unwrap();
     let error = driver.spawn(command, links).unwrap_err().to_string();
     assert!(error.contains("missing"), "{error}");
 
     let mut command = driver.command(&config());
     let disk = Disk { serial: "x".to_owned(), path: missing, readonly: true };
     command.fds.push(msb::runtime::PassedFd { number: 5, what: msb::runtime::Passed::Disk(disk) });
-    let (links, _host) = driver.links().unwrap();
+    let (links, _host) = driver.links(false).unwrap();
     let error = driver.spawn(command, links).unwrap_err().to_string();
     assert!(error.contains("missing"), "{error}");
 }
@@ -386,7 +387,7 @@ fn a_driver_is_chosen_by_name() {
 fn a_process_for_libkrun_says_what_it_lacks() {
     let said = |descriptors: &str| {
         let config = "{\"library\":\"/no/kernel\",\"vcpus\":1,\"memory_mib\":64,\"disks\":[],\
-                      \"require_jail\":true}";
+                      \"files\":false,\"require_jail\":true}";
         let output = Command::new("/bin/sh")
             .args(["-c", &format!("echo '{config}' | \"$MSB\" __krun run {descriptors}")])
             .env("MSB", env!("CARGO_BIN_EXE_msb"))

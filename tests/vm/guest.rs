@@ -141,6 +141,7 @@ impl Files {
                 disk("image", self.dir.path().join("image.erofs"), true),
                 disk("upper", self.upper(), false),
             ],
+            files: false,
         }
     }
 
@@ -151,7 +152,7 @@ impl Files {
 
     pub(crate) fn try_start(&self, config: &VmConfig) -> io::Result<Started> {
         let driver = vm_driver();
-        let (links, HostLinks { agent, console }) = driver.links().unwrap();
+        let (links, HostLinks { agent, console, .. }) = driver.links(config.files).unwrap();
         let vm = driver.spawn(driver.command(config), links)?;
         let log = self.dir.path().join("console.log");
         let recorder = tokio::spawn(async move {

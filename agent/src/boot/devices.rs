@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use msb_protocol::PORT_NAME;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
@@ -14,10 +13,10 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv,
 /// How long a device may take to appear. Those of a guest are there from the start.
 const DEVICE_WAIT: Duration = Duration::from_secs(5);
 
-/// Opens the port that leads to the host.
-pub(super) fn open_port() -> io::Result<OwnedFd> {
-    let device = when_there(|| find(Path::new("/sys/class/virtio-ports"), "name", PORT_NAME))
-        .ok_or_else(|| io::Error::other(format!("there is no virtio port named {PORT_NAME}")))?;
+/// Opens the port `name`, which leads to the host.
+pub(super) fn open_port(name: &str) -> io::Result<OwnedFd> {
+    let device = when_there(|| find(Path::new("/sys/class/virtio-ports"), "name", name))
+        .ok_or_else(|| io::Error::other(format!("there is no virtio port named {name}")))?;
     let path = Path::new("/dev").join(device);
     let open = OpenOptions::new().read(true).write(true).open(&path);
     open.map(OwnedFd::from)

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::process::ExitCode;
 
+use msb_protocol::PORT_NAME;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -18,7 +19,7 @@ const OPEN_FILES: (u64, u64) = (1 << 16, 1 << 20);
 /// The life of PID 1. The machine restarts at the end, which ends the VM.
 pub(crate) fn in_guest() -> ExitCode {
     let result = prepare_guest().and_then(|()| {
-        let port = devices::open_port()?;
+        let port = devices::open_port(PORT_NAME)?;
         serve::run(port, Place::Guest)
     });
     if let Err(error) = result {

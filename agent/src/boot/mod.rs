@@ -4,6 +4,8 @@ mod devices;
 pub(crate) mod early;
 mod etc;
 mod mounts;
+mod relay;
+mod shares;
 
 use std::fmt::Display;
 use std::fs;
@@ -15,6 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 pub(crate) use mounts::Booted;
+use relay::Relay;
 
 use crate::log;
 
@@ -28,6 +31,11 @@ const SETTINGS: [(&str, &str); 2] = [
 /// agent's own root, which is read-only.
 pub(crate) fn set_up(config: &BootConfig) -> Result<Option<Booted>, BootFailed> {
     stage("set the clock", set_clock(config.clock_ns))?;
+    // In the first mount namespace, which the agent goes back to while it is still needed.
+    let relay = match config.shares.is_empty() {
+        true => None,
+        false => Some(stage("open the way to the file server", Relay::start())?),
+    };
     let mut booted = mounts::assemble(&config.root)?;
     if booted.is_some() {
         mounts::mount_system()?;
@@ -36,7 +44,11 @@ pub(crate) fn set_up(config: &BootConfig) -> Result<Option<Booted>, BootFailed> 
             log::line(&format!("writing /etc/hosts: {error}"));
         }
     }
-    mounts::mount_all(&config.disks, &config.tmpfs, &mut booted)?;
+    let trees = match relay {
+        Some(relay) => shares::open(relay, config)?,
+        None => Vec::new(),
+    };
+    mounts::mount_all(config, &trees, &mut booted)?;
     stage("set the host name", rustix::system::sethostname(config.hostname.as_bytes()))?;
     stage("bring up the loopback interface", bring_up_loopback())?;
     for (path, value) in SETTINGS {

@@ -12,14 +12,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use msb_protocol::{BootFailed, DiskMount, RootConfig, TmpfsMount};
+use msb_protocol::{BootConfig, BootFailed, DiskMount, RootConfig, ShareMount, TmpfsMount};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
-use super::{devices, stage};
+use super::{devices, shares, stage};
 use crate::log;
 
 /// Where the root is put together; the boot disk has an empty directory there.
@@ -66,7 +69,7 @@ pub(super) fn assemble(root: &RootConfig) -> Result<Option<Booted>, BootFailed> 
         };
     }
     let first = stage("open the mount namespace", File::open("/proc/self/ns/mnt"))?;
-    // SAFETY: the agent has one thread, so no other one shares what is unshared.
+    // SAFETY: no descriptors are unshared.
     let unshared = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) };
     stage("unshare the mount namespace", unshared)?;
     stage(
@@ -175,9 +178,10 @@ pub(super) fn mount_system() -> Result<(), BootFailed> {
 }
 
 /// A mount into the root.
-pub(super) enum Mount<'a> {
+enum Mount<'a> {
     Disk(&'a DiskMount),
     Tmpfs(&'a TmpfsMount),
+    Share(&'a ShareMount, &'a OwnedFd),
 }
 
 impl Mount<'_> {
@@ -185,21 +189,20 @@ impl Mount<'_> {
         match self {
             Mount::Disk(disk) => &disk.path,
             Mount::Tmpfs(tmpfs) => &tmpfs.path,
+            Mount::Share(share, _) => &share.path,
         }
     }
 }
 
-/// Mounts disks and memory file systems, parents before what is inside them.
+/// Mounts disks, memory file systems and shares, parents before what is inside them. `trees` are the
+/// mounts of the shares, in their order.
 pub(super) fn mount_all(
-    disks: &[DiskMount],
-    tmpfs: &[TmpfsMount],
+    config: &BootConfig,
+    trees: &[OwnedFd],
     booted: &mut Option<Booted>,
 ) -> Result<(), BootFailed> {
-    for mount in in_order(disks, tmpfs) {
-        let path = mount.path();
-        let name = format!("mount {path}");
-        stage(&name, check_path(path))?;
-        stage(&name, fs::create_dir_all(path))?;
+    for mount in in_order(config, trees) {
+        let name = format!("mount {}", mount.path());
         match mount {
             Mount::Disk(disk) => {
                 let device = stage(&name, devices::disk(&disk.serial))?;
@@ -209,17 +212,20 @@ pub(super) fn mount_all(
                 }
             }
             Mount::Tmpfs(tmpfs) => stage(&name, mount_tmpfs(tmpfs))?,
+            Mount::Share(share, tree) => stage(&name, shares::attach(tree, share))?,
         }
     }
     Ok(())
 }
 
 fn mount_disk(disk: &DiskMount, device: &Path) -> io::Result<()> {
+    let point = mount_point(&disk.path, Point::Directory)?;
     let flags = if disk.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
-    Ok(mount(device, &disk.path, disk.fstype.as_str(), flags, None)?)
+    Ok(mount(device, by_number(&point), disk.fstype.as_str(), flags, None)?)
 }
 
 fn mount_tmpfs(tmpfs: &TmpfsMount) -> io::Result<()> {
+    let point = mount_point(&tmpfs.path, Point::Directory)?;
     let mut options = format!("mode={:o}", tmpfs.mode & 0o7777);
     if let Some(size) = tmpfs.size_bytes {
         options.push_str(&format!(",size={size}"));
@@ -227,15 +233,62 @@ fn mount_tmpfs(tmpfs: &TmpfsMount) -> io::Result<()> {
     let readonly = if tmpfs.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
     let flags = MountFlags::NOSUID | MountFlags::NODEV | readonly;
     let options = std::ffi::CString::new(options)?;
-    Ok(mount("tmpfs", &tmpfs.path, "tmpfs", flags, Some(options.as_c_str()))?)
+    Ok(mount("tmpfs", by_number(&point), "tmpfs", flags, Some(options.as_c_str()))?)
 }
 
 /// All mounts, parents before what is inside them.
-fn in_order<'a>(disks: &'a [DiskMount], tmpfs: &'a [TmpfsMount]) -> Vec<Mount<'a>> {
-    let disks = disks.iter().map(Mount::Disk);
-    let mut mounts: Vec<Mount<'a>> = disks.chain(tmpfs.iter().map(Mount::Tmpfs)).collect();
+fn in_order<'a>(config: &'a BootConfig, trees: &'a [OwnedFd]) -> Vec<Mount<'a>> {
+    let disks = config.disks.iter().map(Mount::Disk);
+    let tmpfs = config.tmpfs.iter().map(Mount::Tmpfs);
+    let shares = config.shares.iter().zip(trees).map(|(share, tree)| Mount::Share(share, tree));
+    let mut mounts: Vec<Mount<'a>> = disks.chain(tmpfs).chain(shares).collect();
     mounts.sort_by(|a, b| Path::new(a.path()).components().cmp(Path::new(b.path()).components()));
     mounts
+}
+
+/// What something is mounted on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Point {
+    Directory,
+    File,
+}
+
+/// Opens what `path` names, and makes it when it is missing. The image's symbolic links are followed
+/// inside the root.
+pub(super) fn mount_point(path: &str, kind: Point) -> io::Result<OwnedFd> {
+    check_path(path)?;
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    mount_point_in(&root, path, kind)
+}
+
+fn mount_point_in(root: &OwnedFd, path: &str, kind: Point) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let open = |path: &Path| openat2(root, path, flags, Mode::empty(), resolve);
+    let mut point = open(Path::new("/"))?;
+    let mut walked = PathBuf::from("/");
+    let mut names = Path::new(path).components().skip(1).peekable();
+    while let Some(name) = names.next() {
+        walked.push(name);
+        point = match open(&walked) {
+            Err(Errno::NOENT) => {
+                if kind == Point::File && names.peek().is_none() {
+                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                    openat(&point, name.as_os_str(), flags, Mode::from_raw_mode(0o644))?;
+                } else {
+                    mkdirat(&point, name.as_os_str(), Mode::from_raw_mode(0o755))?;
+                }
+                open(&walked)?
+            }
+            opened => opened?,
+        };
+    }
+    Ok(point)
+}
+
+/// A path to an open file.
+fn by_number(file: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn check_path(path: &str) -> io::Result<()> {
@@ -266,11 +319,56 @@ mod tests {
             mode: 0o755,
             readonly: false,
         };
-        let disks = [disk("/data/a/deep"), disk("/data-more"), disk("/")];
-        let tmpfs = [memory("/data/a"), memory("/data"), memory("/data/b")];
+        let share = |path: &str| ShareMount {
+            share: 0,
+            path: path.to_owned(),
+            readonly: false,
+            populate: false,
+        };
+        let config = BootConfig {
+            disks: vec![disk("/data/a/deep"), disk("/data-more"), disk("/")],
+            tmpfs: vec![memory("/data/a"), memory("/data/b")],
+            shares: vec![share("/data/a/deep/share"), share("/data")],
+            ..BootConfig::default()
+        };
+        let trees = [(); 2].map(|()| File::open("/").unwrap().into());
         let order: Vec<String> =
-            in_order(&disks, &tmpfs).iter().map(|mount| mount.path().to_owned()).collect();
-        assert_eq!(order, ["/", "/data", "/data/a", "/data/a/deep", "/data/b", "/data-more"]);
+            in_order(&config, &trees).iter().map(|mount| mount.path().to_owned()).collect();
+        let expected = [
+            "/",
+            "/data",
+            "/data/a",
+            "/data/a/deep",
+            "/data/a/deep/share",
+            "/data/b",
+            "/data-more",
+        ];
+        assert_eq!(order, expected);
+    }
+
+    #[test]
+    fn a_mount_point_is_in_the_root() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root: OwnedFd = File::open(dir.path()).unwrap().into();
+        fs::create_dir(dir.path().join("real")).unwrap();
+        symlink("/real", dir.path().join("absolute")).unwrap();
+        symlink("../../../../..", dir.path().join("up")).unwrap();
+        symlink(outside.path(), dir.path().join("out")).unwrap();
+        symlink("/proc/self/cwd", dir.path().join("magic")).unwrap();
+        let place = |path, kind| {
+            let point = mount_point_in(&root, path, kind)?;
+            fs::canonicalize(by_number(&point))
+        };
+        let inside = |path| dir.path().canonicalize().unwrap().join(path);
+        assert_eq!(place("/real", Point::Directory).unwrap(), inside("real"));
+        assert_eq!(place("/absolute/a/b", Point::Directory).unwrap(), inside("real/a/b"));
+        assert!(place("/up/c/file", Point::File).unwrap().is_file());
+        assert!(inside("c/file").is_file());
+        assert_eq!(place("/up/c/file", Point::File).unwrap(), inside("c/file"));
+        for path in ["/out", "/out/x", "/magic/x", "/c/file/x"] {
+            assert!(place(path, Point::Directory).is_err(), "{path}");
+        }
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub fn trial(driver: &dyn Driver) -> io::Result<JailReport> {
         vcpus: 1,
         memory_mib: 1,
         disks: Vec::new(),
+        files: false,
     };
     let command = VmCommand {
         program: std::env::current_exe()?,
@@ -28,7 +29,7 @@ pub fn trial(driver: &dyn Driver) -> io::Result<JailReport> {
         writes: Vec::new(),
         ..driver.command(&config)
     };
-    let (links, _host) = driver.links()?;
+    let (links, _host) = driver.links(false)?;
     let child: Child = child::spawn(command, links, true)?;
     match child.end()? {
         VmExit::Code(0) => Ok(child.jail().clone()),

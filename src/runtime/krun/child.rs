@@ -14,7 +14,7 @@ use krun as sys;
 #[cfg(feature = "krun-system")]
 use krun_sys as sys;
 
-use super::{AGENT_FD, CONFIG_FD, CONSOLE_FD, Config, KERNEL_WORDS, REPORT_FD};
+use super::{AGENT_FD, CONFIG_FD, CONSOLE_FD, Config, FILES_FD, KERNEL_WORDS, REPORT_FD};
 use crate::runtime::jail::{Filter, guest_filter};
 use crate::runtime::report::Report;
 
@@ -84,7 +84,7 @@ fn set_up(config: &Config) -> Result<u32, String> {
         check("init", sys::krun_disable_implicit_init(context))?;
         check("vsock", sys::krun_disable_implicit_vsock(context))?;
         check("console", sys::krun_disable_implicit_console(context))?;
-        add_ports(context)?;
+        add_ports(context, config.files)?;
         for disk in &config.disks {
             let serial = string(disk.serial.as_bytes())?;
             let path = string(disk.path.as_os_str().as_bytes())?;
@@ -112,17 +112,24 @@ fn load_kernel(config: &Config) -> Result<(), String> {
 }
 
 /// The console first: the kernel writes to port 0.
-unsafe fn add_ports(context: u32) -> Result<(), String> {
-    let agent = string(msb_protocol::PORT_NAME.as_bytes())?;
-    let (console, agent) = (c"console".as_ptr(), agent.as_ptr());
+unsafe fn add_ports(context: u32, files: bool) -> Result<(), String> {
+    let mut ports = vec![(msb_protocol::PORT_NAME, AGENT_FD)];
+    if files {
+        ports.push((msb_protocol::FILES_PORT_NAME, FILES_FD));
+    }
     // SAFETY: as in `set_up`.
     unsafe {
         let device = sys::krun_add_virtio_console_multiport(context);
         let device = u32::try_from(device).map_err(|_| failed("ports", device))?;
+        let console = c"console".as_ptr();
         let added = sys::krun_add_console_port_tty(context, device, console, CONSOLE_FD);
         check("console port", added)?;
-        let added = sys::krun_add_console_port_inout(context, device, agent, AGENT_FD, AGENT_FD);
-        check("agent port", added)
+        for (port, fd) in ports {
+            let name = string(port.as_bytes())?;
+            let added = sys::krun_add_console_port_inout(context, device, name.as_ptr(), fd, fd);
+            check(&format!("port {port}"), added)?;
+        }
+        Ok(())
     }
 }
 

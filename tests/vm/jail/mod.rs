@@ -101,6 +101,7 @@ impl Machine {
                 path: self.targets.own_path.clone(),
                 readonly: false,
             }],
+            files: false,
         }
     }
 
@@ -121,7 +122,7 @@ impl Machine {
         }
         command.reads.clear();
         command.fds.retain(|fd| fd.what != Passed::Report);
-        let (links, host) = driver.links().unwrap();
+        let (links, host) = driver.links(false).unwrap();
         let vm = driver.spawn(command, links).unwrap();
         if !easy {
             assert_its_own_user(vm.pid());
@@ -250,7 +251,7 @@ fn nothing_is_executed_when_a_layer_is_required() {
     let mut command = driver.command(&config);
     command.program = "/bin/echo".into();
     command.reads.clear();
-    let (links, host) = driver.links().unwrap();
+    let (links, host) = driver.links(false).unwrap();
     let refused = driver.spawn(command, links).unwrap_err().to_string();
     assert!(refused.contains("required to be: user namespace ("), "{refused}");
     assert_eq!(read_to_end(host.console), "");
