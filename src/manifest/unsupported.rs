@@ -13,9 +13,6 @@ use super::Diagnostic;
 
 /// An error for each key of a selected sandbox that this version does not carry out, and for each
 /// volume that no sandbox mounts: `up` would have to make it whatever is selected.
-///
-/// A directory as image may be an OCI layout, which is carried out, or a root file system, which is
-/// not; only a look at the directory tells, so that the image cache refuses the latter.
 pub fn unsupported<'a>(
     project: &Project,
     selected: impl Iterator<Item = &'a Name>,
