@@ -126,7 +126,11 @@ fn is_as_wanted(row: &SandboxRow, fingerprint: &Fingerprint) -> bool {
             fingerprint.services.contains(&row.name) || fingerprint.jobs.contains(&row.name)
         }
         Status::Stopped => fingerprint.jobs.contains(&row.name) && row.exit_code == Some(0),
-        Status::Created | Status::Starting | Status::Draining | Status::Crashed => false,
+        Status::Created
+        | Status::Starting
+        | Status::Draining
+        | Status::Restarting
+        | Status::Crashed => false,
     }
 }
 

@@ -58,12 +58,13 @@ added; none is removed or changes its meaning. Times are milliseconds since the 
 | field | meaning |
 |---|---|
 | `id`, `name` | the sandbox |
-| `status` | `created`, `starting`, `running`, `draining`, `stopped` or `crashed` |
+| `status` | `created`, `starting`, `running`, `draining`, `restarting`, `stopped` or `crashed` ([lifecycle.md](lifecycle.md)) |
 | `health` | `starting`, `healthy` or `unhealthy`; `null` without a health check |
 | `exit_code`, `error` | how the workload, or the run, ended |
 | `created_ms`, `started_ms`, `finished_ms` | when it was made, last started and last ended |
 | `image`, `image_digest` | the reference as declared, and the manifest digest that it meant |
 | `driver` | what runs it: `krun` or `qemu` |
+| `restarts`, `restart_at_ms` | runs that its restart policy has begun, and when the next begins while it is `restarting` |
 | `supervisor_pid`, `vm_pid`, `run_id` | the processes of this run; `null` when it does not run |
 | `disk` | its writable disk |
 | `protect`, `origin_file`, `spec_hash`, `spec` | what was declared and where, the declaration in its canonical form |

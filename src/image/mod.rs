@@ -37,7 +37,6 @@ mod removal;
 mod rows;
 mod save;
 mod source;
-mod tree;
 mod unpack;
 mod wire;
 

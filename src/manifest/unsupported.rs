@@ -6,13 +6,16 @@ use std::collections::BTreeSet;
 
 use crate::spec::{
     ImageSource, MountSource, Name, NetworkPreset, NetworkSpec, Origins, Probe, Project,
-    ReplaceOrder, RestartPolicy, SandboxSpec,
+    ReplaceOrder, SandboxSpec,
 };
 
 use super::Diagnostic;
 
 /// An error for each key of a selected sandbox that this version does not carry out, and for each
 /// volume that no sandbox mounts: `up` would have to make it whatever is selected.
+///
+/// A directory as image may be an OCI layout, which is carried out, or a root file system, which is
+/// not; only a look at the directory tells, so that the image cache refuses the latter.
 pub fn unsupported<'a>(
     project: &Project,
     selected: impl Iterator<Item = &'a Name>,
@@ -86,15 +89,7 @@ fn keys(spec: &SandboxSpec) -> Vec<Found> {
     note(!spec.hooks.post_start.is_empty(), "hooks.post_start", None);
     note(!spec.hooks.pre_stop.is_empty(), "hooks.pre_stop", None);
     note(!spec.watch.is_empty(), "watch", None);
-    note(spec.max_duration.is_some(), "max_duration", None);
     note(spec.replicas != 1, "replicas", Some("more than 1"));
-    let restart = match spec.restart {
-        RestartPolicy::No => None,
-        RestartPolicy::Always => Some("\"always\""),
-        RestartPolicy::OnFailure { .. } => Some("\"on-failure\""),
-        RestartPolicy::UnlessStopped => Some("\"unless-stopped\""),
-    };
-    note(restart.is_some(), "restart", restart);
     let start_first = spec.lifecycle.replace == ReplaceOrder::StartFirst;
     note(start_first, "lifecycle.replace", Some("\"start-first\""));
     match spec.healthcheck.as_ref().map(|check| &check.probe) {

@@ -144,7 +144,7 @@ pub(super) fn has_succeeded(observed: &ObservedSandbox) -> bool {
 /// Why a sandbox that should run is started: none where it runs.
 pub(super) fn not_running(observed: &ObservedSandbox, is_job: bool) -> Option<Cause> {
     match observed.status {
-        Status::Starting | Status::Running => None,
+        Status::Starting | Status::Running | Status::Restarting => None,
         Status::Crashed => Some(Cause::Crashed),
         Status::Stopped if is_job && has_succeeded(observed) => None,
         Status::Created | Status::Draining | Status::Stopped => {

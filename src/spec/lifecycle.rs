@@ -32,7 +32,8 @@ pub struct Dependency {
     pub restart: bool,
 }
 
-/// What happens when the workload ends.
+/// What happens when the workload ends. Carried out by the supervisor, so that nothing happens when
+/// that is dead, and nothing when the machine starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
@@ -46,7 +47,7 @@ pub enum RestartPolicy {
         /// The most restarts in a row.
         max: Option<u32>,
     },
-    /// As `Always`, but a sandbox that was stopped by the user stays stopped.
+    /// As `Always`: what was stopped on request stays stopped until it is started, either way.
     UnlessStopped,
 }
 

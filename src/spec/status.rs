@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 ///                 │           │            │
 ///                 └───────────┴────────────┴──────▶ crashed
 /// stopped, crashed ──▶ starting
+/// draining ──▶ restarting ──▶ starting
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -23,6 +24,8 @@ pub enum Status {
     Running,
     /// It is being stopped.
     Draining,
+    /// Its last run has ended; its supervisor lives and begins another in a while.
+    Restarting,
     /// It has ended in order; the exit code says how the workload did.
     Stopped,
     /// The VM or the supervisor ended out of order, or the boot failed.
@@ -44,7 +47,7 @@ pub enum Health {
 impl Status {
     /// Whether a supervisor is expected to live.
     pub const fn is_live(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Draining)
+        matches!(self, Self::Starting | Self::Running | Self::Draining | Self::Restarting)
     }
 
     /// The word in listings and in the store.
@@ -54,6 +57,7 @@ impl Status {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Draining => "draining",
+            Self::Restarting => "restarting",
             Self::Stopped => "stopped",
             Self::Crashed => "crashed",
         }

@@ -127,6 +127,7 @@ impl FromSql for Word<Status> {
             Status::Starting,
             Status::Running,
             Status::Draining,
+            Status::Restarting,
             Status::Stopped,
             Status::Crashed,
         ]

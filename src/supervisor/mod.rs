@@ -16,7 +16,9 @@ mod process;
 mod readable;
 mod record;
 mod requests;
+mod restart;
 mod run;
+mod runs;
 mod session;
 mod settle;
 mod state;
@@ -31,4 +33,5 @@ pub use identity::{boot_id, is_alive, kill, new_id, open as open_process, own, s
 pub use launch::{LaunchError, Launched, launch};
 pub use process::supervise;
 pub use settle::{as_event, catch_up, interpret, is_live, settle};
+pub use state::EXPIRED;
 pub use workload::workload_argv;

@@ -12,21 +12,20 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, flock};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, filter::LevelFilter, reload};
 
-use super::control::{Clients, JailLayer, Socket, StatusEvent, serve};
+use super::control::{Socket, StatusEvent};
 use super::launch::{Answer, Launched, Orders};
-use super::link::{attend, chain};
-use super::logs::LogWriter;
+use super::link::chain;
 use super::mounts::Mounts;
-use super::record::{Subject, record};
-use super::run::{Notice, Run, Sinks, Sources};
+use super::run::{self, Notice};
+use super::runs::{FAREWELL, Runs};
 use super::state::Input;
-use super::{LaunchConfig, SandboxPaths, identity, workload};
+use super::{LaunchConfig, SandboxPaths, identity};
 use crate::home::Home;
 use crate::runtime::{self, DriverChoice, HostLinks, Krun, Vm, VmConfig, VmExit};
 use crate::spec::{LogLevel, Status};
@@ -35,13 +34,11 @@ use crate::store::{Durability, Event, RunIdentity, StatusChange, Store, StoreErr
 /// The longest orders, in bytes.
 const MAX_ORDERS: u64 = 16 << 20;
 /// The boot console is kept up to twice this, in bytes.
-const CONSOLE_MAX: u64 = 1 << 20;
+pub(super) const CONSOLE_MAX: u64 = 1 << 20;
 /// What is quoted of the console of a guest that failed, in bytes and lines.
 const CONSOLE_TAIL: u64 = 4 << 10;
 const CONSOLE_LINES: usize = 8;
-/// How long clients have to read their last status.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// How long the last words on the link and the console are waited for: they have been sent.
+/// How long the last words on the link are waited for: they have been sent.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a thread that wrote to the store is kept for the next write.
 const KEEP_THREADS: Duration = Duration::from_millis(200);
@@ -77,7 +74,7 @@ fn begin() -> Result<(), String> {
         .thread_keep_alive(KEEP_THREADS)
         .build();
     let runtime = begun.map_err(|e| format!("cannot start: {e}"))?;
-    let ended = LocalSet::new().block_on(&runtime, run(orders, &channel));
+    let ended = LocalSet::new().block_on(&runtime, supervise_sandbox(orders, &channel));
     if let Err(why) = &ended {
         answer(&channel, &Answer::Refused(why.clone()));
     }
@@ -140,7 +137,7 @@ fn answer(mut channel: &UnixStream, answer: &Answer) {
     let _ = channel.shutdown(std::net::Shutdown::Both);
 }
 
-async fn run(orders: Orders, channel: &UnixStream) -> Result<(), String> {
+async fn supervise_sandbox(orders: Orders, channel: &UnixStream) -> Result<(), String> {
     let Orders { home, config } = orders;
     let home = Home::at(home);
     let paths = SandboxPaths::new(&home, &config.id);
@@ -154,8 +151,7 @@ async fn run(orders: Orders, channel: &UnixStream) -> Result<(), String> {
         .and_then(identity::own)
         .map_err(|e| format!("cannot tell who this process is: {e}"))?;
     begin_run(&home, &config, &identity).map_err(|e| chain(&e))?;
-    let started = start_vm(&*driver, &config, &identity.run_id);
-    let (vm, links) = match started {
+    let vm = match start_vm(&*driver, &config, &identity.run_id) {
         Ok(started) => started,
         Err(why) => {
             let why = format!("cannot start the VM: {why}");
@@ -163,71 +159,22 @@ async fn run(orders: Orders, channel: &UnixStream) -> Result<(), String> {
             return Err(why);
         }
     };
-    tracing::info!(run = identity.run_id, vm = vm.pid(), driver = driver.name(), "started");
-    for (layer, why) in vm.jail().missing() {
+    tracing::info!(run = identity.run_id, vm = vm.0.pid(), driver = driver.name(), "started");
+    for (layer, why) in vm.0.jail().missing() {
         tracing::warn!(layer, why, "a layer of the jail does not hold");
     }
     let launched = Launched { pid: identity.pid, run_id: identity.run_id.clone() };
     let begun = || answer(channel, &Answer::Listening(launched));
-    attend_run(home, config, paths, identity, Arc::from(vm), links, (socket, hold), begun).await
-}
-
-#[allow(clippy::too_many_arguments, reason = "what was set up, once, by its only caller")]
-async fn attend_run(
-    home: Home,
-    config: LaunchConfig,
-    paths: SandboxPaths,
-    identity: RunIdentity,
-    vm: Arc<dyn Vm>,
-    links: HostLinks,
-    (socket, hold): (Socket, Hold),
-    begun: impl FnOnce(),
-) -> Result<(), String> {
-    let (notices_in, notices) = mpsc::channel(16);
-    let (asked_in, asked) = mpsc::channel(16);
-    let (health_in, health) = mpsc::channel(16);
-    let (link, commands) = mpsc::channel(4);
-    let (changes, changed) = mpsc::unbounded_channel();
     let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let console = tokio::task::spawn_local({
-        let path = paths.console_log();
-        async move { runtime::record_console(links.console, &path, CONSOLE_MAX).await }
-    });
-    let boot = workload::boot_config(&config);
-    let link_task = attend(links.agent, boot, commands, notices_in.clone());
-    let link_task = tokio::task::spawn_local(link_task);
-    tokio::task::spawn_local(watch_vm(vm.clone(), link_task, notices_in.clone()));
-    let subject =
-        Arc::new(Subject { home, project: config.project.clone(), name: config.name.to_string() });
-    let sinks = Sinks { link, notices: notices_in, health: health_in, changes };
-    let log = LogWriter::new(&paths.logs());
-    let driver = config.driver.clone();
-    let jail = JailLayer::all(vm.jail());
-    let run = Run::new(config, identity, vm, log, sinks);
-    let (watchers, status) = watch::channel(run.event());
-    let recorder = tokio::task::spawn_local(record(subject, changed, watchers, || drop(hold)));
-    let clients = Clients::default();
-    let serving = tokio::task::spawn_local(serve(socket, clients.clone(), asked_in, status, jail));
-    begun();
-    let (mut last, sinks) = run.until_the_end(Sources { notices, asked, health, terminate }).await;
-    let _ = tokio::time::timeout(LAST_WORDS, console).await;
-    if last.status == Status::Crashed && !last.started {
-        explain(&mut last, &driver, &paths.console_log());
-    }
-    tracing::info!(status = %last.status, exit_code = last.exit_code, error = last.error, "ended");
-    let _ = sinks.changes.send(last);
-    drop(sinks);
-    // Whoever hears of the end finds it in the row, and the sandbox free; then the clients go.
-    let _ = recorder.await;
-    serving.abort();
-    let _ = serving.await;
-    clients.finish(FAREWELL).await;
+    let (asked_in, asked) = mpsc::channel(16);
+    let runs = Runs::new(driver, paths, identity, config, run::Orders { asked, terminate });
+    runs.attend(home, vm, (socket, asked_in, hold), begun).await;
     Ok(())
 }
 
 /// The sandbox is this supervisor's until this is dropped.
 #[derive(Debug)]
-struct Hold {
+pub(super) struct Hold {
     socket: PathBuf,
     _locks: Vec<File>,
 }
@@ -308,11 +255,15 @@ fn give_up(home: &Home, config: &LaunchConfig, run: &RunIdentity, why: &str) {
     }
 }
 
-fn start_vm(
+/// The process of a VM, and the supervisor's ends of its links.
+pub(super) type StartedVm = (Box<dyn Vm>, HostLinks);
+
+/// Starts the VM of a run.
+pub(super) fn start_vm(
     driver: &dyn runtime::Driver,
     config: &LaunchConfig,
     run_id: &str,
-) -> Result<(Box<dyn Vm>, HostLinks), String> {
+) -> Result<StartedVm, String> {
     let mounts = Mounts::of(config);
     let vm = VmConfig {
         run_id: run_id.to_owned(),
@@ -346,7 +297,7 @@ fn play_agent(command: runtime::VmCommand, _: &LaunchConfig) -> runtime::VmComma
 }
 
 /// Tells the end of the VM after all that its agent said before.
-async fn watch_vm(vm: Arc<dyn Vm>, link: JoinHandle<()>, notices: mpsc::Sender<Notice>) {
+pub(super) async fn watch_vm(vm: Arc<dyn Vm>, link: JoinHandle<()>, notices: mpsc::Sender<Notice>) {
     let exit = match vm.wait().await {
         Ok(exit) => exit,
         Err(error) => {
@@ -360,7 +311,7 @@ async fn watch_vm(vm: Arc<dyn Vm>, link: JoinHandle<()>, notices: mpsc::Sender<N
 }
 
 /// A guest that did not come up says why on its console; if it does not, KVM is under suspicion.
-fn explain(last: &mut StatusEvent, driver: &str, console: &Path) {
+pub(super) fn explain(last: &mut StatusEvent, driver: &str, console: &Path) {
     let Some(error) = &mut last.error else { return };
     if driver == Krun::NAME {
         error.push_str("; `--driver qemu` runs guests without KVM");

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::control::StatusEvent;
 use crate::home::Home;
-use crate::spec::Health;
-use crate::store::{Durability, Event, StatusChange, Store, StoreError, now_ms};
+use crate::spec::{Health, Status};
+use crate::store::{Durability, Event, RunIdentity, StatusChange, Store, StoreError, now_ms};
 
 /// Whose status it is.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Subject {
     pub(super) home: Home,
     pub(super) project: String,
     pub(super) name: String,
+    /// This process, in its first run.
+    pub(super) owner: RunIdentity,
 }
 
 /// Writes and tells what arrives on `changes` until its sender is dropped. Between the last row and
@@ -37,12 +39,13 @@ pub(super) async fn record(
             pending.push(more);
         }
         let Some(last) = pending.last().cloned() else { continue };
-        let kinds = kinds(&before, &pending);
+        let entries = entries(&before, &pending);
         if worth_a_row(&before, &last) {
             let (subject, event) = (subject.clone(), last.clone());
+            let begins = last.run_id != before.run_id;
             let written =
-                tokio::task::spawn_blocking(move || write(&subject, &event, &kinds)).await;
-            match written {
+                tokio::task::spawn_blocking(move || write(&subject, &event, begins, &entries));
+            match written.await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => tracing::warn!("the sandbox has no row of this run"),
                 Ok(Err(error)) => {
@@ -63,27 +66,55 @@ pub(super) async fn record(
 
 /// A run that ends by itself passes through `draining` on its way: no row is written for that.
 fn worth_a_row(before: &StatusEvent, now: &StatusEvent) -> bool {
-    let by_itself = now.status == crate::spec::Status::Draining && now.exit_code.is_some();
-    !by_itself && (now.status != before.status || now.health != before.health)
+    let by_itself = now.status == Status::Draining && now.exit_code.is_some();
+    !by_itself
+        && (now.status != before.status
+            || now.health != before.health
+            || now.run_id != before.run_id)
 }
 
+/// An event of the store: its kind, and more as JSON.
+type Entry = (&'static str, Option<String>);
+
 /// The events that `pending` stand for.
-fn kinds(before: &StatusEvent, pending: &[StatusEvent]) -> Vec<&'static str> {
-    let mut kinds = Vec::new();
+fn entries(before: &StatusEvent, pending: &[StatusEvent]) -> Vec<Entry> {
+    let mut entries = Vec::new();
     let mut before = (before.status, before.health);
     for event in pending {
         if event.status != before.0 {
-            kinds.push(event.status.as_str());
+            entries.push((event.status.as_str(), detail(event)));
         }
-        if event.health != before.1 && event.health.is_some_and(|h| h != Health::Starting) {
-            kinds.extend(event.health.map(Health::as_str));
+        if let Some(health) = event.health.filter(|h| *h != Health::Starting)
+            && event.health != before.1
+        {
+            let failed = event.probe_output.as_ref().filter(|_| health == Health::Unhealthy);
+            let detail = failed.map(|output| serde_json::json!({ "output": output }).to_string());
+            entries.push((health.as_str(), detail));
         }
         before = (event.status, event.health);
     }
-    kinds
+    entries
 }
 
-fn write(subject: &Subject, event: &StatusEvent, kinds: &[&str]) -> Result<bool, StoreError> {
+/// How a run ended, and whether another follows.
+fn detail(event: &StatusEvent) -> Option<String> {
+    let (code, error) = (event.exit_code, &event.error);
+    let detail = match event.restart_at_ms {
+        Some(at) => serde_json::json!({
+            "exit_code": code, "error": error, "restarts": event.restarts, "restart_at_ms": at,
+        }),
+        None if event.has_ended() => serde_json::json!({ "exit_code": code, "error": error }),
+        None => return None,
+    };
+    Some(detail.to_string())
+}
+
+fn write(
+    subject: &Subject,
+    event: &StatusEvent,
+    begins: bool,
+    entries: &[Entry],
+) -> Result<bool, StoreError> {
     let store = Store::open_existing(&subject.home)?;
     // What has ended is worth a sync: that a job is done must not be forgotten.
     let ended = event.has_ended();
@@ -95,13 +126,15 @@ fn write(subject: &Subject, event: &StatusEvent, kinds: &[&str]) -> Result<bool,
         finished_ms: ended.then(now_ms),
         error: event.error.clone(),
     };
-    let detail = serde_json::json!({ "exit_code": event.exit_code, "error": event.error });
-    let detail = ended.then(|| detail.to_string());
     store.write(durability, |w| {
+        if begins {
+            let run = RunIdentity { run_id: event.run_id.clone(), ..subject.owner.clone() };
+            w.begin_run(&event.id, &run)?;
+        }
         if !w.set_status(&event.id, &event.run_id, &change)? {
             return Ok(false);
         }
-        for kind in kinds {
+        for (kind, detail) in entries {
             w.add_event(&Event {
                 project: &subject.project,
                 sandbox: Some(&subject.name),

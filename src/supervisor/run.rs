@@ -24,14 +24,15 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::control::{Asked, ControlRequest, DeniedReason, Granted, StatusEvent};
+use super::control::{Asked, ControlRequest, DeniedReason, Granted, JailLayer, StatusEvent};
 use super::health::{self, HealthChange};
 use super::logs::LogWriter;
 use super::requests::{self, MAX_SESSIONS};
+use super::restart::RunEnd;
 use super::state::{Effect, Input, StateDriver};
 use super::{LaunchConfig, session, workload};
 use crate::runtime::Vm;
-use crate::spec::{Health, Millis};
+use crate::spec::{Health, Millis, SandboxSpec, Status};
 use crate::store::{RunIdentity, now_ms};
 
 /// What the tasks around the run tell it.
@@ -45,11 +46,36 @@ pub(super) enum Notice {
 
 /// Where the run hears from.
 #[derive(Debug)]
-pub(super) struct Sources {
+pub(super) struct Sources<'a> {
     pub(super) notices: mpsc::Receiver<Notice>,
-    pub(super) asked: mpsc::Receiver<Asked>,
     pub(super) health: mpsc::Receiver<HealthChange>,
+    pub(super) orders: &'a mut Orders,
+}
+
+/// Where a supervisor hears from, whichever run it is in.
+#[derive(Debug)]
+pub(super) struct Orders {
+    pub(super) asked: mpsc::Receiver<Asked>,
     pub(super) terminate: Signal,
+}
+
+/// The place of a run in the life of its supervisor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// When the first run began.
+    pub(super) since: Instant,
+    /// Runs that the restart policy has begun, this one included.
+    pub(super) restarts: u32,
+}
+
+/// A run that has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// As the run had it at last.
+    pub(super) config: LaunchConfig,
+    /// The last status, which has not been told.
+    pub(super) last: StatusEvent,
+    pub(super) end: RunEnd,
 }
 
 /// The run.
@@ -68,6 +94,9 @@ pub(super) struct Run {
     health_task: Option<AbortHandle>,
     sessions: Arc<Semaphore>,
     deadline: Option<Instant>,
+    place: Place,
+    /// When the workload was first seen to run.
+    runs_since: Option<Instant>,
     ended: bool,
 }
 
@@ -88,6 +117,7 @@ impl Run {
         vm: Arc<dyn Vm>,
         log: LogWriter,
         sinks: Sinks,
+        place: Place,
     ) -> Self {
         let has_workload = !workload::workload_argv(&config.spec, &config.image).is_empty();
         let timeout = Duration::from_millis(config.boot_timeout_ms);
@@ -106,6 +136,8 @@ impl Run {
             health_task: None,
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
             deadline: None,
+            place,
+            runs_since: None,
             ended: false,
         };
         run.apply(effects);
@@ -125,22 +157,25 @@ impl Run {
             error: self.state.error().map(str::to_owned),
             probe_output: self.probe_output.clone(),
             vm_pid: Some(self.vm.pid()),
+            restarts: self.place.restarts,
+            restart_at_ms: None,
         }
     }
 
-    /// Runs until the VM has ended; the last status, which has not been told.
-    pub(super) async fn until_the_end(mut self, mut sources: Sources) -> (StatusEvent, Sinks) {
+    /// Runs until the VM has ended.
+    pub(super) async fn until_the_end(mut self, mut sources: Sources<'_>) -> Ended {
         while !self.ended {
-            let timer = async {
-                match self.deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let expiry = expiry(&self.config.spec, self.place.since);
+            let expiry = expiry.filter(|_| !self.state.asked());
             tokio::select! {
-                () = timer => {
+                () = at(self.deadline) => {
                     self.deadline = None;
                     self.take(Input::TimeUp);
+                }
+                () = at(expiry) => {
+                    let grace = self.config.spec.stop_grace_period.duration();
+                    let limit = self.config.spec.max_duration.unwrap_or_default().to_string();
+                    self.take(Input::Expire { grace, limit });
                 }
                 Some(notice) = sources.notices.recv() => match notice {
                     Notice::Input(input) => self.take(input),
@@ -149,7 +184,7 @@ impl Run {
                         self.take(Input::Booted);
                     }
                 },
-                Some(asked) = sources.asked.recv() => {
+                Some(asked) = sources.orders.asked.recv() => {
                     let answer = self.decide(asked.request);
                     let _ = asked.answer.send(answer);
                 }
@@ -160,13 +195,19 @@ impl Run {
                         self.publish();
                     }
                 }
-                _ = sources.terminate.recv() => {
+                _ = sources.orders.terminate.recv() => {
                     let grace = self.config.spec.stop_grace_period.duration();
                     self.take(Input::Stop(grace));
                 }
             }
         }
-        (self.event(), self.sinks)
+        let last = self.event();
+        let end = RunEnd {
+            ran: self.runs_since.map(|since| since.elapsed()),
+            failed: last.status == Status::Crashed || last.exit_code.is_some_and(|code| code != 0),
+            asked: self.state.asked(),
+        };
+        Ended { config: self.config, last, end }
     }
 
     fn take(&mut self, input: Input) {
@@ -233,6 +274,7 @@ impl Run {
     }
 
     fn start_health(&mut self) {
+        self.runs_since.get_or_insert_with(Instant::now);
         self.stop_health();
         let (Some(opener), Some(check)) = (self.opener.clone(), &self.config.spec.healthcheck)
         else {
@@ -258,7 +300,8 @@ impl Run {
         let sessions = MAX_SESSIONS - self.sessions.available_permits();
         requests::decide(self.state.phase(), sessions, &request)?;
         match request {
-            ControlRequest::Status | ControlRequest::Watch | ControlRequest::Jail => {}
+            ControlRequest::Status | ControlRequest::Watch => {}
+            ControlRequest::Jail => return Ok(Granted::Jail(JailLayer::all(self.vm.jail()))),
             ControlRequest::Stop { grace_ms } => {
                 let grace = grace_ms.map_or(self.config.spec.stop_grace_period, Millis::from_ms);
                 self.take(Input::Stop(grace.duration()));
@@ -276,7 +319,7 @@ impl Run {
         Ok(Granted::Done)
     }
 
-    fn update(&mut self, spec: crate::spec::SandboxSpec) {
+    fn update(&mut self, spec: SandboxSpec) {
         let probes = self.health_task.is_some() || self.config.spec.healthcheck.is_none();
         let changed = spec.healthcheck != self.config.spec.healthcheck;
         super::process::set_log_level(spec.log_level);
@@ -290,6 +333,19 @@ impl Run {
             }
             self.publish();
         }
+    }
+}
+
+/// When a sandbox that was started at `since` has had its time.
+pub(super) fn expiry(spec: &SandboxSpec, since: Instant) -> Option<Instant> {
+    spec.max_duration.and_then(|limit| since.checked_add(limit.duration()))
+}
+
+/// Waits until `time`; for ever without one.
+pub(super) async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

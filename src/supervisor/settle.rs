@@ -104,10 +104,13 @@ pub fn as_event(row: &SandboxRow) -> StatusEvent {
         at_ms: row.finished_ms.or(row.started_ms).unwrap_or(row.created_ms),
         status: row.status,
         health: row.health,
-        started: ran || matches!(row.status, Status::Running | Status::Draining),
+        started: ran
+            || matches!(row.status, Status::Running | Status::Draining | Status::Restarting),
         exit_code: row.exit_code,
         error: row.error.clone(),
         probe_output: None,
         vm_pid: None,
+        restarts: 0,
+        restart_at_ms: None,
     }
 }

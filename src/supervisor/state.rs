@@ -13,7 +13,8 @@
 //!
 //! The end of the VM ends the run from every phase. It is `stopped` after a `Bye` or when this side
 //! killed the VM on request, else `crashed`. Each phase but `Running` has a time limit, so that a
-//! stop always ends.
+//! stop always ends. A run that has had its time (`Expire`) is stopped, with a reason and an exit
+//! code that say so.
 
 use std::time::Duration;
 
@@ -34,8 +35,12 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 const LINK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How the error of a workload that did not start begins.
 pub(super) const START_FAILED: &str = "the workload could not be started";
+/// How the error of a run that has had its time begins.
+pub const EXPIRED: &str = "stopped after its max_duration";
 /// The exit code of a workload that was killed.
 const KILLED: i32 = 128 + 9;
+/// The exit code of a workload that has had its time, however it took that; `timeout(1)`'s.
+const OUT_OF_TIME: i32 = 124;
 
 /// What happens to a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +57,13 @@ pub(super) enum Input {
     Stop(Duration),
     /// Someone wants it to end at once.
     Kill,
+    /// It has had its time: it ends in order.
+    Expire {
+        /// What it may take for that.
+        grace: Duration,
+        /// The time it had, for people.
+        limit: String,
+    },
     /// The guest has stopped everything.
     Bye,
     /// The agent does not answer any more.
@@ -131,6 +143,9 @@ pub(super) struct StateDriver {
     wanted: bool,
     /// In `Dying`: the link broke, and the VM has not been killed.
     link_lost: bool,
+    /// Its end was asked for: no other run follows by itself.
+    asked: bool,
+    expired: bool,
     started: bool,
     exit_code: Option<i32>,
     error: Option<String>,
@@ -148,6 +163,8 @@ impl StateDriver {
             kill_sent: false,
             wanted: false,
             link_lost: false,
+            asked: false,
+            expired: false,
             started: false,
             exit_code: None,
             error: None,
@@ -166,9 +183,14 @@ impl StateDriver {
         self.started
     }
 
+    /// Whether its end was asked for, or is due.
+    pub(super) fn asked(&self) -> bool {
+        self.asked
+    }
+
     /// The workload's exit code.
     pub(super) fn exit_code(&self) -> Option<i32> {
-        self.exit_code
+        self.exit_code.map(|code| if self.expired { OUT_OF_TIME } else { code })
     }
 
     /// What went wrong.
@@ -196,8 +218,15 @@ impl StateDriver {
         }
         match input {
             Input::VmEnded(exit) => self.vm_ended(exit),
-            Input::Kill => self.kill(),
-            Input::Stop(grace) => self.stop(grace),
+            Input::Kill => {
+                self.asked = true;
+                self.kill()
+            }
+            Input::Stop(grace) => {
+                self.asked = true;
+                self.stop(grace)
+            }
+            Input::Expire { grace, limit } => self.expire(grace, &limit),
             Input::Booted => self.booted(),
             Input::BootFailed(why) => match self.phase {
                 Phase::Booting => self.die(format!("the guest could not be set up: {why}")),
@@ -314,6 +343,19 @@ impl StateDriver {
         }
     }
 
+    fn expire(&mut self, grace: Duration, limit: &str) -> Vec<Effect> {
+        self.asked = true;
+        match self.phase {
+            Phase::Booting | Phase::Running if !self.stop_wanted => {
+                self.expired = true;
+                self.error.get_or_insert_with(|| format!("{EXPIRED} of {limit}"));
+                self.stop(grace)
+            }
+            // Its end is under way.
+            _ => Vec::new(),
+        }
+    }
+
     fn kill(&mut self) -> Vec<Effect> {
         self.wanted = true;
         match self.phase {
@@ -417,6 +459,10 @@ mod tests {
         Input::WorkloadEnded(WorkloadEnd::Exited(ExitStatus::Code(code)))
     }
 
+    fn expire(grace: u64) -> Input {
+        Input::Expire { grace: Duration::from_secs(grace), limit: "1h".into() }
+    }
+
     const VM_ENDED: Input = Input::VmEnded(VmExit::Code(0));
 
     #[test]
@@ -439,6 +485,26 @@ mod tests {
         assert!(state.step(Input::TimeUp).contains(&Effect::KillVm));
         assert!(state.step(VM_ENDED).contains(&Effect::End));
         assert_eq!((state.status(), state.exit_code()), (Status::Stopped, Some(KILLED)));
+    }
+
+    #[test]
+    fn a_run_that_has_had_its_time_is_stopped_and_says_so() {
+        let mut state = run(true, [Input::Booted, Input::WorkloadStarted]);
+        let asked = state.step(expire(10));
+        assert!(asked.contains(&Effect::SignalWorkload) && asked.contains(&Effect::Arm(GRACE)));
+        assert!(state.asked());
+        for input in [exited(0), Input::Bye, VM_ENDED] {
+            state.step(input);
+        }
+        assert_eq!((state.status(), state.exit_code()), (Status::Stopped, Some(OUT_OF_TIME)));
+        assert_eq!(state.error(), Some("stopped after its max_duration of 1h"));
+        // Too late: the workload has ended, or a stop is under way.
+        let late = |before: Input| {
+            let up = [Input::Booted, Input::WorkloadStarted, before, expire(10), exited(0)];
+            let state = run(true, up.into_iter().chain([Input::Bye, VM_ENDED]));
+            state.exit_code()
+        };
+        assert_eq!((late(exited(3)), late(Input::Stop(GRACE))), (Some(3), Some(0)));
     }
 
     #[test]
@@ -487,6 +553,7 @@ mod tests {
             Just(Input::WorkloadEnded(WorkloadEnd::Lost("x".into()))),
             (0_u64..20).prop_map(|s| Input::Stop(Duration::from_secs(s))),
             Just(Input::Kill),
+            (0_u64..20).prop_map(expire),
             Just(Input::Bye),
             Just(Input::LinkLost("x".into())),
             Just(Input::LinkBroken("x".into())),

@@ -9,10 +9,10 @@
 mod agent;
 mod cli_archives;
 mod cli_crash;
-mod cli_directories;
 mod cli_docs;
 mod cli_faults;
 mod cli_images;
+mod cli_life;
 mod cli_lock;
 mod cli_noop;
 mod cli_patches;

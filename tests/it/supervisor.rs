@@ -3,6 +3,7 @@
 
 mod bench;
 mod hostile;
+mod lives;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -48,13 +48,13 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Select) -> Result<Exit, CliEr
 
 /// What only a supervisor knows is null without one.
 async fn document(home: &Home, row: &SandboxRow) -> Value {
-    let (mut vm_pid, mut jail) = (None, None);
+    let (mut event, mut jail) = (None, None);
     let run = row.run.as_ref().filter(|_| row.status.is_live());
     if run.is_some() {
         let client = ControlClient::new(home, &row.id);
         let asked = async { (client.status().await, client.jail().await) };
         if let Ok((status, layers)) = timeout(PATIENCE, asked).await {
-            vm_pid = status.ok().and_then(|event| event.vm_pid);
+            event = status.ok();
             jail = layers.ok();
         }
     }
@@ -74,7 +74,9 @@ async fn document(home: &Home, row: &SandboxRow) -> Value {
         "driver": row.driver,
         "supervisor_pid": run.map(|run| run.pid),
         "run_id": run.map(|run| &run.run_id),
-        "vm_pid": vm_pid,
+        "vm_pid": event.as_ref().and_then(|event| event.vm_pid),
+        "restarts": event.as_ref().map(|event| event.restarts),
+        "restart_at_ms": event.as_ref().and_then(|event| event.restart_at_ms),
         "disk": Some(disk).filter(|disk| disk.exists()),
         "protect": row.protect,
         "origin_file": row.origin_file,

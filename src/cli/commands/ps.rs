@@ -1,17 +1,23 @@
 //! `msb ps`: the project's sandboxes.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::cli::args::{Format, Global, Ps};
 use crate::cli::error::{CliError, Exit};
-use crate::cli::project;
 use crate::cli::ui::{Table, Tone, Ui};
+use crate::cli::{interrupt, project};
 use crate::reconcile;
 use crate::spec::{Health, SandboxSpec, Status};
 use crate::store::{SandboxRow, Store, now_ms};
+use crate::supervisor::{self, ControlClient};
 
 /// Hex digits of an id or a digest that are shown to people.
 const SHORT: usize = 12;
+/// How long a supervisor may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Ps) -> Result<Exit, CliError> {
     let project = project::name(ui, global)?;
@@ -28,22 +34,47 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Ps) -> Result<Exit, CliError>
     if !args.names.is_empty() {
         rows.retain(|row| args.names.iter().any(|name| name.as_str() == row.name));
     }
+    let due = due(&rows)?;
     match args.format {
-        Format::Text => table(ui, &rows)?,
+        Format::Text => table(ui, &rows, &due)?,
         Format::Json => ui.json(&json!({
             "schema": "msb.ps/1",
             "project": project,
-            "sandboxes": rows.iter().map(document).collect::<Vec<_>>(),
+            "sandboxes": rows.iter().map(|row| document(row, &due)).collect::<Vec<_>>(),
         }))?,
     }
     Ok(Exit::Ok)
 }
 
-fn table(ui: &Ui, rows: &[SandboxRow]) -> Result<(), CliError> {
+/// When the next runs of sandboxes that wait for one begin, by id, in milliseconds since the Unix
+/// epoch: only their supervisors know.
+type Due = BTreeMap<String, i64>;
+
+fn due(rows: &[SandboxRow]) -> Result<Due, CliError> {
+    let mut due = Due::new();
+    let waiting: Vec<_> = rows.iter().filter(|row| row.status == Status::Restarting).collect();
+    if waiting.is_empty() {
+        return Ok(due);
+    }
+    let home = project::home()?;
+    interrupt::runtime()?.block_on(async {
+        for row in waiting {
+            let client = ControlClient::new(&home, &row.id);
+            if let Ok(Ok(event)) = tokio::time::timeout(PATIENCE, client.status()).await
+                && let Some(at) = event.restart_at_ms
+            {
+                due.insert(row.id.clone(), at);
+            }
+        }
+    });
+    Ok(due)
+}
+
+fn table(ui: &Ui, rows: &[SandboxRow], due: &Due) -> Result<(), CliError> {
     let now = now_ms();
     let mut table = Table::new(&["NAME", "STATUS", "FOR", "IMAGE", "ID"]);
     for row in rows {
-        let (status, tone) = status(row);
+        let (status, tone) = status(row, due.get(&row.id).map(|at| at - now));
         table.row([
             (row.name.clone(), Tone::Plain),
             (status, tone),
@@ -55,22 +86,32 @@ fn table(ui: &Ui, rows: &[SandboxRow]) -> Result<(), CliError> {
     ui.table(&table)
 }
 
-/// The status with what qualifies it, such as `running (healthy)` and `stopped (exit 1)`.
-fn status(row: &SandboxRow) -> (String, Tone) {
+/// The status with what qualifies it, such as `running (healthy)`, `stopped (exit 1)` and
+/// `restarting in 4s (exit 1)`; `due_ms` is the time to the next run.
+fn status(row: &SandboxRow, due_ms: Option<i64>) -> (String, Tone) {
     let tone = match (row.status, row.health, row.exit_code) {
         (Status::Crashed, _, _)
         | (Status::Running, Some(Health::Unhealthy), _)
         | (Status::Stopped, _, Some(1..)) => Tone::Bad,
         (Status::Running, Some(Health::Starting), _) => Tone::Busy,
         (Status::Running, _, _) => Tone::Good,
-        (Status::Starting | Status::Draining, _, _) => Tone::Busy,
+        (Status::Starting | Status::Draining | Status::Restarting, _, _) => Tone::Busy,
         (Status::Created | Status::Stopped, _, _) => Tone::Plain,
     };
     let word = row.status.as_str();
+    let mut word = word.to_owned();
+    if let Some(due) = due_ms {
+        word.push_str(&format!(" in {}s", (due.max(0) + 999) / 1000));
+    }
+    let expired = row.error.as_ref().is_some_and(|error| error.starts_with(supervisor::EXPIRED));
     let text = match (row.status, row.health, row.exit_code) {
         (Status::Running, Some(health), _) => format!("{word} ({health})"),
-        (Status::Stopped | Status::Crashed, _, Some(code)) => format!("{word} (exit {code})"),
-        _ => word.to_owned(),
+        (Status::Stopped, _, _) if expired => format!("{word} (max_duration)"),
+        (Status::Restarting, _, None) => format!("{word} (crashed)"),
+        (Status::Stopped | Status::Crashed | Status::Restarting, _, Some(code)) => {
+            format!("{word} (exit {code})")
+        }
+        _ => word,
     };
     (text, tone)
 }
@@ -100,7 +141,7 @@ pub(super) fn image(row: &SandboxRow) -> String {
     }
 }
 
-fn document(row: &SandboxRow) -> Value {
+fn document(row: &SandboxRow, due: &Due) -> Value {
     json!({
         "id": row.id,
         "name": row.name,
@@ -117,6 +158,7 @@ fn document(row: &SandboxRow) -> Value {
         "created_ms": row.created_ms,
         "started_ms": row.started_ms,
         "finished_ms": row.finished_ms,
+        "restart_at_ms": due.get(&row.id),
         "error": row.error,
     })
 }

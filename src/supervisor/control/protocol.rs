@@ -112,10 +112,16 @@ pub struct StatusEvent {
     pub probe_output: Option<String>,
     /// The VM's process id.
     pub vm_pid: Option<u32>,
+    /// Runs that the restart policy has begun since the sandbox was started.
+    #[serde(default)]
+    pub restarts: u32,
+    /// When the next run begins, in milliseconds since the Unix epoch, while it is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_at_ms: Option<i64>,
 }
 
 impl StatusEvent {
-    /// Whether the run has ended: no further event follows.
+    /// Whether the last run has ended: no further event follows.
     pub fn has_ended(&self) -> bool {
         !self.status.is_live()
     }

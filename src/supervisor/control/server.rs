@@ -43,6 +43,8 @@ pub(in crate::supervisor) enum Granted {
     Done,
     /// An exec session may be opened; it counts until the permit is dropped.
     Exec(Opener, Box<ExecRequest>, OwnedSemaphorePermit),
+    /// How the VM process is confined.
+    Jail(Vec<JailLayer>),
 }
 
 /// A socket that listens. Its file stays: whoever holds the sandbox's lock removes it.
@@ -82,9 +84,7 @@ pub(in crate::supervisor) async fn serve(
     clients: Clients,
     asked: mpsc::Sender<Asked>,
     status: watch::Receiver<StatusEvent>,
-    jail: Vec<JailLayer>,
 ) {
-    let jail: Rc<[JailLayer]> = jail.into();
     let me = rustix::process::geteuid().as_raw();
     loop {
         let stream = match socket.0.accept().await {
@@ -108,7 +108,7 @@ pub(in crate::supervisor) async fn serve(
             }
             continue;
         }
-        set.spawn_local(attend(stream, asked.clone(), status.clone(), jail.clone()));
+        set.spawn_local(attend(stream, asked.clone(), status.clone()));
     }
 }
 
@@ -121,7 +121,6 @@ async fn attend(
     mut stream: UnixStream,
     asked: mpsc::Sender<Asked>,
     mut status: watch::Receiver<StatusEvent>,
-    jail: Rc<[JailLayer]>,
 ) {
     let mut buffer = Vec::new();
     let first = tokio::time::timeout(REQUEST_TIMEOUT, read_frame(&mut stream, &mut buffer)).await;
@@ -140,9 +139,6 @@ async fn attend(
             let _ = write_message(&mut stream, &ControlReply::Status(Box::new(event))).await;
         }
         ControlRequest::Watch => watch(stream, status).await,
-        ControlRequest::Jail => {
-            let _ = write_message(&mut stream, &ControlReply::Jail(jail.to_vec())).await;
-        }
         request => {
             let (answer, answered) = oneshot::channel();
             let denied = match asked.send(Asked { request, answer }).await {
@@ -153,6 +149,9 @@ async fn attend(
                 Err(reason) => deny(stream, reason).await,
                 Ok(Granted::Done) => {
                     let _ = write_message(&mut stream, &ControlReply::Accepted).await;
+                }
+                Ok(Granted::Jail(layers)) => {
+                    let _ = write_message(&mut stream, &ControlReply::Jail(layers)).await;
                 }
                 Ok(Granted::Exec(opener, request, _permit)) => {
                     exec(stream, &opener, *request).await;

@@ -1,0 +1,124 @@
+//! Sandboxes that are started again, and those that have had their time.
+
+use msb::spec::RestartPolicy;
+
+use super::*;
+
+/// Fails twice, then says so and goes on; `$1` counts its runs.
+fn third_time(policy: RestartPolicy, marks: &std::path::Path) -> SandboxSpec {
+    let marks = marks.display();
+    let script = format!(
+        "echo run >> {marks}; test $(wc -l < {marks}) -ge 3 || exit 7; echo well; sleep 1000"
+    );
+    SandboxSpec { restart: policy, ..sh(&script) }
+}
+
+fn kinds(bench: &Bench) -> Vec<String> {
+    let store = Store::open(&bench.home).unwrap();
+    let events = store.events_since(Some("shop"), 0, 1000).unwrap();
+    events.into_iter().map(|event| event.kind).collect()
+}
+
+#[tokio::test]
+async fn a_workload_that_fails_is_started_again() {
+    let bench = bench();
+    let marks = bench._dir.path().join("marks");
+    let up = bench.up(third_time(RestartPolicy::OnFailure { max: None }, &marks)).await;
+    up.said("well").await;
+    let event = up.running().await;
+    assert_eq!(event.restarts, 2, "{event:?}");
+    assert_ne!(event.run_id, up.launched.run_id);
+    let row = bench.row(&up.config.id);
+    assert_eq!(row.run.unwrap().run_id, event.run_id);
+    assert_eq!((row.status, row.exit_code), (Status::Running, None));
+    let again = kinds(&bench).iter().filter(|kind| *kind == "restarting").count();
+    assert_eq!(again, 2, "{:?}", kinds(&bench));
+    within(up.client.stop(None)).await.unwrap();
+    let event = up.ended().await;
+    assert_eq!(event.status, Status::Stopped);
+    assert_eq!(fs::read_to_string(&marks).unwrap().lines().count(), 3);
+}
+
+#[tokio::test]
+async fn failures_in_a_row_have_an_end() {
+    let bench = bench();
+    let policy = RestartPolicy::OnFailure { max: Some(2) };
+    let up = bench.up(SandboxSpec { restart: policy, ..sh("exit 7") }).await;
+    let event = up.ended().await;
+    assert_eq!((event.status, event.exit_code), (Status::Stopped, Some(7)), "{event:?}");
+    assert_eq!(event.restarts, 2);
+    gone(up.launched.pid).await;
+    // What succeeds is done.
+    let spec = SandboxSpec { restart: policy, ..sh("exit 0") };
+    let up = bench.launch(bench.config("done", spec)).await;
+    assert_eq!(up.ended().await.restarts, 0);
+}
+
+#[tokio::test]
+async fn a_vm_that_crashes_counts_as_a_failure() {
+    let bench = bench();
+    let policy = RestartPolicy::OnFailure { max: Some(1) };
+    let up = bench.up(SandboxSpec { restart: policy, ..sh("sleep 1000") }).await;
+    for restarts in 0..2 {
+        let event = up.until(|e| e.status == Status::Running && e.restarts == restarts).await;
+        kill_9(event.vm_pid.unwrap());
+    }
+    let event = up.ended().await;
+    assert_eq!((event.status, event.restarts), (Status::Crashed, 1), "{event:?}");
+}
+
+#[tokio::test]
+async fn a_sandbox_that_waits_for_its_next_run_can_be_stopped() {
+    let bench = bench();
+    let up = bench.up(SandboxSpec { restart: RestartPolicy::Always, ..sh("exit 3") }).await;
+    // Long enough a pause that the rest finds it waiting.
+    let waits = |event: &StatusEvent| event.status == Status::Restarting && event.restarts >= 5;
+    let event = up.until(waits).await;
+    assert_eq!((event.exit_code, event.vm_pid), (Some(3), None), "{event:?}");
+    assert!(event.restart_at_ms.is_some());
+    let denied = up.client.exec(command("true")).await;
+    assert!(matches!(denied, Err(ControlError::Denied(DeniedReason::NotReady))), "{denied:?}");
+    assert_eq!(bench.row(&up.config.id).status, Status::Restarting);
+    within(up.client.stop(None)).await.unwrap();
+    let event = up.ended().await;
+    assert_eq!((event.status, event.exit_code), (Status::Stopped, Some(3)), "{event:?}");
+    gone(up.launched.pid).await;
+}
+
+#[tokio::test]
+async fn an_edit_ends_the_wait_for_the_next_run() {
+    let bench = bench();
+    let up = bench.up(SandboxSpec { restart: RestartPolicy::Always, ..sh("exit 0") }).await;
+    up.until(|event| event.status == Status::Restarting && event.restarts >= 4).await;
+    within(up.client.update(sh("exit 0"))).await.unwrap();
+    assert_eq!(up.ended().await.status, Status::Stopped);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_cannot_be_started_is_not_started_again() {
+    let bench = bench();
+    let mut spec = SandboxSpec { restart: RestartPolicy::Always, ..idle() };
+    spec.cmd = Some(vec!["/no/such/program".into()]);
+    let event = bench.up(spec).await.ended().await;
+    assert_eq!((event.exit_code, event.restarts), (Some(127), 0), "{event:?}");
+}
+
+#[tokio::test]
+async fn time_that_is_up_ends_a_sandbox_for_good() {
+    let bench = bench();
+    let spec = SandboxSpec {
+        restart: RestartPolicy::Always,
+        max_duration: Some(Millis::from_secs(3600)),
+        ..sh("trap 'exit 0' TERM; echo up; sleep 1000 & wait")
+    };
+    let up = bench.up(spec.clone()).await;
+    up.said("up").await;
+    // An edit moves the end of a sandbox that runs.
+    let shorter = SandboxSpec { max_duration: Some(Millis::from_ms(1)), ..spec };
+    within(up.client.update(shorter)).await.unwrap();
+    let event = up.ended().await;
+    assert_eq!((event.status, event.exit_code), (Status::Stopped, Some(124)), "{event:?}");
+    assert_eq!(event.error.as_deref(), Some("stopped after its max_duration of 1ms"));
+    assert_eq!(bench.row(&up.config.id).error, event.error);
+    gone(up.launched.pid).await;
+}
