@@ -307,7 +307,7 @@ fn named(path: &Path, error: io::Error) -> io::Error {
 mod tests {
     use super::*;
     use crate::runtime::links::Console;
-    use crate::runtime::{HostLinks, PassedFd};
+    use crate::runtime::{HostLinks, PassedFd, Role};
 
     const REPORT_FD: i32 = 3;
 
@@ -323,6 +323,7 @@ mod tests {
             devices: Vec::new(),
             sandbox: "test".to_owned(),
             require_jail: false,
+            role: Role::Vm,
         };
         let (links, host) = VmLinks::pair(Console::Socket, false).unwrap();
         let mut prepared = prepare(&command, &links, false).unwrap();

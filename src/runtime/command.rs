@@ -68,6 +68,31 @@ pub struct VmCommand {
     pub sandbox: String,
     /// As in [`VmConfig`].
     pub require_jail: bool,
+    /// What the process is for, which decides about its jail.
+    pub role: Role,
+}
+
+/// What a process in a jail is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It runs a guest.
+    Vm,
+    /// It serves these to a guest. They are at [`shared_at`] in its file system.
+    FileServer(Vec<Shared>),
+}
+
+/// Something of the host that a file server serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// A directory or a file, an absolute path.
+    pub path: PathBuf,
+    /// Whether nothing of it can be changed.
+    pub readonly: bool,
+}
+
+/// Where the shared thing of this number is in the file system of its server's jail.
+pub fn shared_at(number: usize) -> PathBuf {
+    PathBuf::from(format!("/.msb-shares/{number}"))
 }
 
 /// A descriptor that a VM process inherits.

@@ -28,8 +28,8 @@ use crate::home::Home;
 use crate::runtime::links::Console;
 use crate::runtime::machine::Machine;
 use crate::runtime::{
-    Capabilities, Disk, Driver, Passed, PassedFd, Unavailable, Vm, VmCommand, VmConfig, VmLinks,
-    child as process,
+    Capabilities, Disk, Driver, Passed, PassedFd, Role, Unavailable, Vm, VmCommand, VmConfig,
+    VmLinks, child as process,
 };
 
 pub use child::run;
@@ -155,6 +155,7 @@ impl Driver for Krun {
             devices: vec![PathBuf::from("/dev/kvm")],
             sandbox: vm.sandbox.clone(),
             require_jail: vm.require_jail,
+            role: Role::Vm,
         }
     }
 
@@ -222,6 +223,7 @@ mod tests {
                 ],
                 sandbox: "a1",
                 require_jail: false,
+                role: Vm,
             }
         "#]].assert_eq(&format!("{command:#?}\n"));
     }

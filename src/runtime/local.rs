@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use crate::home::Home;
 use crate::runtime::links::Console;
 use crate::runtime::{
-    AGENT, Capabilities, Driver, HostLinks, Passed, PassedFd, Unavailable, Vm, VmCommand, VmConfig,
-    VmLinks, child,
+    AGENT, Capabilities, Driver, HostLinks, Passed, PassedFd, Role, Unavailable, Vm, VmCommand,
+    VmConfig, VmLinks, child,
 };
 
 const AGENT_FD: i32 = 3;
@@ -78,6 +78,7 @@ impl Driver for Local {
             devices: Vec::new(),
             sandbox: vm.sandbox.clone(),
             require_jail: false,
+            role: Role::Vm,
         }
     }
 

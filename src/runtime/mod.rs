@@ -23,11 +23,12 @@ mod local;
 mod machine;
 mod qemu;
 mod report;
+mod server;
 pub mod setup;
 
 pub use agent_binary::AGENT;
 pub use child::start_time;
-pub use command::{Disk, Kernel, Passed, PassedFd, VmCommand, VmConfig};
+pub use command::{Disk, Kernel, Passed, PassedFd, Role, Shared, VmCommand, VmConfig, shared_at};
 pub use driver::{
     Capabilities, Chosen, Driver, DriverChoice, IncompleteJail, InvalidDriver, JailReport,
     LayerReport, Unavailable, Vm, VmExit, WaitFuture, driver,
@@ -36,3 +37,4 @@ pub use krun::Krun;
 pub use links::{HostLinks, VmLinks, record_console};
 pub use machine::boot_id;
 pub use qemu::Qemu;
+pub use server::{Inherited, spawn_file_server};

@@ -18,7 +18,8 @@ use std::process::Command;
 use crate::home::Home;
 use crate::runtime::machine::Machine;
 use crate::runtime::{
-    Capabilities, Driver, Passed, PassedFd, Unavailable, Vm, VmCommand, VmConfig, VmLinks, child,
+    Capabilities, Driver, Passed, PassedFd, Role, Unavailable, Vm, VmCommand, VmConfig, VmLinks,
+    child,
 };
 
 /// Virtio devices of the `microvm` machine without ACPI.
@@ -206,6 +207,7 @@ impl Driver for Qemu {
             devices,
             sandbox: vm.sandbox.clone(),
             require_jail: vm.require_jail,
+            role: Role::Vm,
         }
     }
 

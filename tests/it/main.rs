@@ -22,6 +22,7 @@ mod cli_up;
 mod cli_words;
 mod environment;
 mod erofs;
+mod files;
 mod lying_registry;
 mod manifest;
 mod registry;

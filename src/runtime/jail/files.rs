@@ -12,13 +12,16 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
 use super::last_errno;
-use crate::runtime::VmCommand;
+use crate::runtime::{Role, VmCommand, shared_at};
 
 /// Where programs, their libraries and their data are. What does not exist is left out.
 const SYSTEM: [&str; 8] =
     ["/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store", "/etc/ld.so.cache"];
 /// Devices that every program may use.
 const DEVICES: [&str; 2] = ["/dev/null", "/dev/urandom"];
+
+/// By which a file server opens what it has found.
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -34,6 +37,10 @@ pub(super) enum Access {
     Write,
     /// Read, write and control.
     Device,
+    /// Read, and nothing is executed.
+    Share,
+    /// Everything with files and directories.
+    WritableShare,
 }
 
 /// All that `command` opens by path, and what it may do with it.
@@ -48,6 +55,13 @@ pub(super) fn granted(command: &VmCommand) -> Vec<(&Path, Access)> {
         .chain(command.writes.iter().map(|path| (path.as_path(), Access::Write)))
         .chain(DEVICES.iter().map(Path::new).chain(devices).map(|path| (path, Access::Device)))
         .collect()
+}
+
+/// What `command` serves.
+pub(super) fn shares(command: &VmCommand) -> Vec<(&Path, Access)> {
+    let Role::FileServer(shares) = &command.role else { return Vec::new() };
+    let access = |readonly| if readonly { Access::Share } else { Access::WritableShare };
+    shares.iter().map(|share| (share.path.as_path(), access(share.readonly))).collect()
 }
 
 /// The root of a jail, prepared in the parent.
@@ -74,20 +88,29 @@ enum Node {
 }
 
 impl Root {
-    pub(super) fn new(granted: &[(&Path, Access)]) -> io::Result<Self> {
+    /// With what is `granted` where it is, and what is shared at places of its own: shares that
+    /// lie in each other may differ in what can be done with them.
+    pub(super) fn new(granted: &[(&Path, Access)], shares: &[(&Path, Access)]) -> io::Result<Self> {
         let mut root = Self::default();
         for (path, access) in granted {
-            root.bind(path, *access)?;
+            root.bind(path, path, *access)?;
+        }
+        for (number, (path, access)) in shares.iter().enumerate() {
+            root.bind(path, &shared_at(number), *access)?;
+        }
+        if !shares.is_empty() {
+            // Taken by the child, whose own it then is.
+            root.bind(Path::new(DESCRIPTORS), Path::new(DESCRIPTORS), Access::Share)?;
         }
         Ok(root)
     }
 
-    fn bind(&mut self, path: &Path, access: Access) -> io::Result<()> {
+    fn bind(&mut self, path: &Path, at: &Path, access: Access) -> io::Result<()> {
         let invalid = |why: &str| {
             let message = format!("{}: {why}", path.display());
             io::Error::new(io::ErrorKind::InvalidInput, message)
         };
-        let target = path.strip_prefix("/").map_err(|_| invalid("not absolute"))?;
+        let target = at.strip_prefix("/").map_err(|_| invalid("not absolute"))?;
         let name = target.file_name().ok_or_else(|| invalid("not a plain path"))?;
         let mut made = PathBuf::new();
         for component in target.parent().unwrap_or(Path::new("")).components() {
@@ -110,7 +133,8 @@ impl Root {
         });
         let attributes = match access {
             Access::Read => NOSUID | NODEV | RDONLY,
-            Access::Write => NOSUID | NODEV | NOEXEC,
+            Access::Write | Access::WritableShare => NOSUID | NODEV | NOEXEC,
+            Access::Share => NOSUID | NODEV | NOEXEC | RDONLY,
             Access::Device => NOSUID | NOEXEC,
         };
         let source = bytes(path.as_os_str())?;
@@ -213,7 +237,7 @@ mod tests {
     use super::*;
 
     fn made(path: &str) -> io::Result<(Vec<String>, String)> {
-        let root = Root::new(&[(Path::new(path), Access::Read)])?;
+        let root = Root::new(&[(Path::new(path), Access::Read)], &[])?;
         let nodes = root.nodes.iter().map(|node| match node {
             Node::Dir(path) => format!("{}/", path.to_str().unwrap()),
             Node::File(path) => path.to_str().unwrap().to_owned(),

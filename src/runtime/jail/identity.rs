@@ -12,7 +12,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 
 use super::{NEEDS_ROOT, NOT_MAPPED};
-use crate::runtime::VmCommand;
+use crate::runtime::{Role, VmCommand};
 
 /// The user and group that a process has in its user namespace.
 const INSIDE: u32 = 65_534;
@@ -32,26 +32,43 @@ pub(super) struct Identity {
     pub(super) gid: u32,
     /// Whether they are not this process's own.
     pub(super) other: bool,
-    /// Why root stays root; 0 when it does not, or is not root.
+    /// Why root stays root; 0 when it does not, or is not root, or must stay it.
     pub(super) refused: i32,
+    inside: Inside,
+}
+
+/// Who a process is in its user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inside {
+    /// [`INSIDE`].
+    Nobody,
+    /// Who it is outside, the only one whom the namespace knows.
+    Same,
+    /// Who it is outside, like all others: the owners of files are as they are.
+    All,
 }
 
 impl Identity {
-    /// For a process of `sandbox` that opens `devices`.
-    pub(super) fn of(sandbox: &str, devices: &[PathBuf]) -> Self {
+    /// For the process of `command`.
+    pub(super) fn of(command: &VmCommand) -> Self {
         let uid = rustix::process::geteuid().as_raw();
         let gid = rustix::process::getegid().as_raw();
-        let own = |refused| Self { uid, gid, other: false, refused };
-        if uid != 0 {
+        let inside = match command.role {
+            Role::Vm => Inside::Nobody,
+            Role::FileServer(_) if uid == 0 => Inside::All,
+            Role::FileServer(_) => Inside::Same,
+        };
+        let own = |refused| Self { uid, gid, other: false, refused, inside };
+        if uid != 0 || inside != Inside::Nobody {
             return own(0);
         }
-        let uid = user_of(sandbox);
-        match group_for(devices) {
+        let uid = user_of(&command.sandbox);
+        match group_for(&command.devices) {
             None => own(NEEDS_ROOT),
             Some(group) => {
                 let gid = group.unwrap_or(uid);
                 if maps("/proc/self/uid_map", uid) && maps("/proc/self/gid_map", gid) {
-                    Self { uid, gid, other: true, refused: 0 }
+                    Self { uid, gid, other: true, refused: 0, inside }
                 } else {
                     own(NOT_MAPPED)
                 }
@@ -62,12 +79,17 @@ impl Identity {
     /// Defines the user namespace of the child `pid`. Runs in the parent, which may map others.
     pub(super) fn map(&self, pid: u32) -> io::Result<()> {
         let proc = PathBuf::from(format!("/proc/{pid}"));
-        if !self.other {
+        if !self.other && self.inside != Inside::All {
             // Whoever maps only himself must give up changing groups.
             fs::write(proc.join("setgroups"), "deny")?;
         }
-        fs::write(proc.join("gid_map"), format!("{INSIDE} {} 1", self.gid))?;
-        fs::write(proc.join("uid_map"), format!("{INSIDE} {} 1", self.uid))
+        let map = |own: &str, id: u32| match self.inside {
+            Inside::Nobody => Ok(format!("{INSIDE} {id} 1")),
+            Inside::Same => Ok(format!("{id} {id} 1")),
+            Inside::All => fs::read_to_string(own).map(|map| unchanged(&map)),
+        };
+        fs::write(proc.join("gid_map"), map("/proc/self/gid_map", self.gid)?)?;
+        fs::write(proc.join("uid_map"), map("/proc/self/uid_map", self.uid)?)
     }
 
     /// Becomes the mapped user. Keeps the capabilities in the namespace, which has no root. Runs
@@ -111,6 +133,20 @@ fn group_for(devices: &[PathBuf]) -> Option<Option<u32>> {
         group = Some(meta.gid());
     }
     Some(group)
+}
+
+/// The map of a namespace in which everybody is who he is in the one that has `map`.
+fn unchanged(map: &str) -> String {
+    let mut same = String::new();
+    for line in map.lines() {
+        let mut numbers = line.split_ascii_whitespace();
+        if let (Some(first), Some(_), Some(count)) =
+            (numbers.next(), numbers.next(), numbers.next())
+        {
+            same.push_str(&format!("{first} {first} {count}\n"));
+        }
+    }
+    same
 }
 
 /// Whether the user namespace of this process knows `id`; `map` is one of its maps.
@@ -226,5 +262,6 @@ mod tests {
         let maps = |id| super::maps(map.to_str().unwrap(), id);
         assert!(maps(0) && maps(1) && maps(65_536));
         assert!(!maps(65_537) && !maps(FIRST_USER));
+        assert_eq!(unchanged(&fs::read_to_string(&map).unwrap()), "0 0 1\n1 1 65536\n");
     }
 }

@@ -20,7 +20,9 @@ const NEWEST: ABI = ABI::V7;
 const VERSION: u32 = 1;
 
 /// Rules that allow what is granted. Made in the parent.
-pub(super) fn rules(granted: &[(&Path, Access)]) -> Result<OwnedFd, Errno> {
+pub(super) fn rules<'a>(
+    granted: impl Iterator<Item = &'a (&'a Path, Access)>,
+) -> Result<OwnedFd, Errno> {
     available()?;
     let made = || -> Result<Option<OwnedFd>, landlock::RulesetError> {
         let mut rules = Ruleset::default()
@@ -29,10 +31,10 @@ pub(super) fn rules(granted: &[(&Path, Access)]) -> Result<OwnedFd, Errno> {
             .handle_access(AccessNet::from_all(NEWEST))?
             .scope(Scope::from_all(NEWEST))?
             .create()?;
-        for (path, access) in granted {
+        for &(path, access) in granted {
             // What is not there cannot be opened.
             if let Ok(file) = PathFd::new(path) {
-                rules = rules.add_rule(PathBeneath::new(file, rights(path, *access)))?;
+                rules = rules.add_rule(PathBeneath::new(file, rights(path, access)))?;
             }
         }
         Ok(rules.into())
@@ -63,8 +65,19 @@ fn available() -> Result<(), Errno> {
 }
 
 fn rights(path: &Path, access: Access) -> BitFlags<AccessFs> {
+    let file = !path.is_dir();
     match access {
-        Access::Read if path.is_dir() => make_bitflags!(AccessFs::{Execute | ReadFile | ReadDir}),
+        Access::Share if file => make_bitflags!(AccessFs::{ReadFile}),
+        Access::Share => make_bitflags!(AccessFs::{ReadFile | ReadDir}),
+        // A single file; and a directory, without devices in it.
+        Access::WritableShare if file => {
+            make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate})
+        }
+        Access::WritableShare => {
+            AccessFs::from_all(NEWEST)
+                & !make_bitflags!(AccessFs::{Execute | MakeChar | MakeBlock | IoctlDev})
+        }
+        Access::Read if !file => make_bitflags!(AccessFs::{Execute | ReadFile | ReadDir}),
         Access::Read => make_bitflags!(AccessFs::{Execute | ReadFile}),
         Access::Write => make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate}),
         Access::Device => make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate | IoctlDev}),

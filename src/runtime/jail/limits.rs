@@ -1,4 +1,4 @@
-//! What a VM process may use up, and the capabilities that it can never have.
+//! What a process may use up, and the capabilities that it can never have.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,10 +7,15 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::last_errno;
-use crate::runtime::{Passed, VmCommand};
+use crate::runtime::{Passed, Role, VmCommand};
 
 /// Descriptors of a VM process.
 const DESCRIPTORS: u64 = 1024;
+/// Descriptors of a file server.
+const SERVER_DESCRIPTORS: u64 = 1 << 16;
+/// What a file server of root keeps of root's: passing over the permissions and the ownership of
+/// files, `CAP_DAC_OVERRIDE` and `CAP_FOWNER`.
+const SERVER_CAPABILITIES: [u32; 2] = [1, 3];
 /// Threads: a processor each of up to 255, and the workers of block devices.
 const THREADS: u64 = 512;
 /// Capabilities are numbered from 0; the kernel refuses the first that it does not know.
@@ -19,9 +24,13 @@ const LAST_CAPABILITY: u32 = 63;
 /// The limits, prepared in the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// The size beyond which no file can be written, in bytes: a disk cannot be made larger than
+    /// The size beyond which no file can be written, in bytes: a VM cannot make a disk larger than
     /// the largest that was handed out. Devices are as large as they are.
     file: u64,
+    /// Open descriptors.
+    descriptors: u64,
+    /// Capabilities that root keeps.
+    kept: &'static [u32],
     /// Whether the process has a user of its own.
     other: bool,
     /// Whether the kernel counts threads per user namespace.
@@ -37,7 +46,11 @@ impl Limits {
         });
         let size = |path: &PathBuf| fs::metadata(path).map_or(0, |meta| meta.len());
         let file = passed.chain(&command.writes).map(size).max().unwrap_or(0);
-        Self { file, other, by_namespace: counts_by_namespace() }
+        let (file, descriptors, kept): (_, _, &[u32]) = match command.role {
+            Role::Vm => (file, DESCRIPTORS, &[]),
+            Role::FileServer(_) => (u64::MAX, SERVER_DESCRIPTORS, &SERVER_CAPABILITIES),
+        };
+        Self { file, descriptors, kept, other, by_namespace: counts_by_namespace() }
     }
 
     /// Whether threads can be bounded, in a process with a `namespace` of users of its own or
@@ -51,11 +64,19 @@ impl Limits {
     pub(super) fn apply(self, namespace: bool) -> Result<(), Errno> {
         // No image of the guest's memory on disk.
         limit(Resource::Core, 0)?;
-        limit(Resource::Nofile, DESCRIPTORS)?;
+        limit(Resource::Nofile, self.descriptors)?;
         limit(Resource::Fsize, self.file)?;
         // Nothing has to stay in memory.
         limit(Resource::Memlock, 0)?;
         if self.bounds_threads(namespace) { limit(Resource::Nproc, THREADS) } else { Ok(()) }
+    }
+
+    /// Takes from the bounding set, from which a root process would regain everything at exec, all
+    /// but what is kept. Without privileges there is nothing to drop: exec as an ordinary user
+    /// leaves none. Runs between fork and exec.
+    pub(super) fn drop_capabilities(self) -> Result<(), Errno> {
+        let dropped = (0..=LAST_CAPABILITY).filter(|number| !self.kept.contains(number));
+        drop_all(dropped)
     }
 }
 
@@ -72,10 +93,8 @@ fn counts_by_namespace() -> bool {
     (next(), next()) >= (5, 14)
 }
 
-/// Empties the bounding set, from which a root process would regain everything at exec. Without
-/// privileges there is nothing to drop: exec as an ordinary user leaves none.
-pub(super) fn drop_capabilities() -> Result<(), Errno> {
-    for capability in 0..=LAST_CAPABILITY {
+fn drop_all(capabilities: impl Iterator<Item = u32>) -> Result<(), Errno> {
+    for capability in capabilities {
         // SAFETY: the call takes plain numbers.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             match last_errno() {

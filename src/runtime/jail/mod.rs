@@ -1,11 +1,12 @@
-//! The jail of a VM process: what it can no longer reach, and which of that could not be arranged.
+//! The jail of a VM process, and of a file server: what it can no longer reach, and which of that could not be arranged.
 //!
 //! ```text
 //! clone      user, mount, network, ipc, uts, pid and cgroup namespaces in one step
-//! identity   nobody in the namespace; outside a user of its own, if this process is root
+//! identity   nobody in the namespace; outside a user of its own, if this process is root. A file
+//!            server is who started it, for the sake of the files, and root without root's powers
 //! files      a read-only memory file system with the system's programs, the kernel, the devices
 //! resources  no core dumps; bounded descriptors, threads, file sizes
-//! privileges no capabilities, not even to regain; no_new_privs
+//! privileges no capabilities, not even to regain (root's file server: over files); no_new_privs
 //! orphan     SIGKILL when the parent dies
 //! landlock   opens only what was granted; no TCP; signals and abstract sockets stay inside
 //! seccomp    only listed system calls
@@ -31,7 +32,7 @@ use rustix::io::Errno;
 use crate::runtime::{IncompleteJail, JailReport, LayerReport, VmCommand};
 use identity::Identity;
 use limits::Limits;
-pub(super) use seccomp::{Filter, guest as guest_filter};
+pub(super) use seccomp::{Filter, guest as guest_filter, server as server_filter};
 pub use trial::{WORD, trial};
 
 /// Every namespace that isolates.
@@ -103,17 +104,17 @@ impl Plan {
     /// A jail in which the program of `command` can run, open what the command says, and nothing
     /// else. Gives the files that it opens to its user.
     pub(super) fn confined(command: &VmCommand) -> io::Result<Self> {
-        let identity = Identity::of(&command.sandbox, &command.devices);
+        let identity = Identity::of(command);
         identity::open_up(command, &identity)?;
-        let granted = files::granted(command);
-        let rules = landlock::rules(&granted)
+        let (granted, shares) = (files::granted(command), files::shares(command));
+        let rules = landlock::rules(granted.iter().chain(&shares))
             .and_then(|rules| super::child::out_of_the_way(&rules).map_err(|_| Errno::MFILE));
         let walls = Walls {
-            root: files::Root::new(&granted)?,
+            root: files::Root::new(&granted, &shares)?,
             limits: Limits::of(command, identity.other),
             identity,
             rules,
-            filter: seccomp::program(),
+            filter: seccomp::program(&command.role),
         };
         Ok(Self { walls: Some(walls), required: command.require_jail, ..Self::open()? })
     }
@@ -210,7 +211,7 @@ impl Walls {
         if limited.is_ok() && !self.limits.bounds_threads(namespace.is_ok()) {
             outcome.0[RESOURCES] = NOT_COUNTED;
         }
-        outcome.set(CAPABILITIES, limits::drop_capabilities());
+        outcome.set(CAPABILITIES, self.limits.drop_capabilities());
         if namespace.is_err() && self.identity.other {
             identity = self.identity.enter_plain();
         }

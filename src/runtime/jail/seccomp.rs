@@ -1,6 +1,6 @@
 //! System call filters: what is not listed fails with `EPERM`.
 //!
-//! Two filters, each compiled once per process:
+//! Each is compiled once per process, for a VM:
 //! - [`program`] for a whole VM process, from just before exec. It must allow what any QEMU and the
 //!   start of libkrun need, one exec among it. No filter can count: exec stays possible until the
 //!   VMM closes it, QEMU by its own `-sandbox spawn=deny` before it builds the machine, libkrun's
@@ -8,6 +8,9 @@
 //!   under the same filter and in the same jail.
 //! - [`guest`] for a process that is about to run a guest with libkrun: no exec, no further
 //!   filters, no file that is made or emptied.
+//!
+//! and for a file server: [`program`], which adds to that of a VM what is done with files, and
+//! [`server`] when it begins to serve: no exec, and no devices are made.
 //!
 //! In both there are threads but no processes, and descriptors only of files: no socket of any
 //! family is made, connected or bound. Calls that came after Linux 5.0 fail with `ENOSYS`, for which
@@ -25,6 +28,8 @@ use seccompiler::{
     BackendError, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, apply_filter,
     apply_filter_all_threads, sock_filter,
 };
+
+use crate::runtime::Role;
 
 /// The type byte of `ioctl` requests to KVM.
 const KVM_REQUESTS: u64 = 0xAE00;
@@ -86,6 +91,17 @@ const PROGRAM: &[i64] = &[
     libc::SYS_sched_getparam,
     libc::SYS_sched_getscheduler, libc::SYS_sched_get_priority_max,
     libc::SYS_sched_get_priority_min, libc::SYS_getpriority, libc::SYS_umask,
+];
+
+/// For a file server, as long as it serves and before. `mknodat` is not among them: its arguments
+/// count.
+#[rustfmt::skip]
+const FILES: &[i64] = &[
+    libc::SYS_openat, libc::SYS_openat2, libc::SYS_getdents64, libc::SYS_mkdirat,
+    libc::SYS_unlinkat, libc::SYS_renameat2, libc::SYS_linkat, libc::SYS_symlinkat,
+    libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_utimensat, libc::SYS_ftruncate,
+    libc::SYS_truncate, libc::SYS_copy_file_range, libc::SYS_getxattr, libc::SYS_setxattr,
+    libc::SYS_listxattr, libc::SYS_removexattr, libc::SYS_fchdir,
 ];
 
 /// Older forms of the above, which only some processors have: for both, and for any program.
@@ -169,16 +185,51 @@ pub(in crate::runtime) struct Filter(Vec<sock_filter>);
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Compiled = OnceLock<Result<Filter, Errno>>;
 
-/// The filter of a VM process from exec on.
-pub(super) fn program() -> Result<&'static Filter, Errno> {
+/// What a process does while a filter holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It starts to be a VM.
+    Program,
+    /// It runs a guest.
+    Guest,
+    /// It starts to be a file server.
+    ServerProgram,
+    /// It serves files.
+    Server,
+}
+
+impl Phase {
+    /// Whether it loads a program.
+    fn starts(self) -> bool {
+        matches!(self, Self::Program | Self::ServerProgram)
+    }
+
+    fn serves(self) -> bool {
+        matches!(self, Self::ServerProgram | Self::Server)
+    }
+}
+
+/// The filter of a process in a jail from exec on.
+pub(super) fn program(role: &Role) -> Result<&'static Filter, Errno> {
     static PROGRAM: Compiled = OnceLock::new();
-    PROGRAM.get_or_init(|| compile(true)).as_ref().map_err(|error| *error)
+    static SERVER: Compiled = OnceLock::new();
+    let (once, phase) = match role {
+        Role::Vm => (&PROGRAM, Phase::Program),
+        Role::FileServer(_) => (&SERVER, Phase::ServerProgram),
+    };
+    once.get_or_init(|| compile(phase)).as_ref().map_err(|error| *error)
 }
 
 /// The filter of a process that is about to run a guest with libkrun.
 pub(in crate::runtime) fn guest() -> Result<&'static Filter, Errno> {
     static GUEST: Compiled = OnceLock::new();
-    GUEST.get_or_init(|| compile(false)).as_ref().map_err(|error| *error)
+    GUEST.get_or_init(|| compile(Phase::Guest)).as_ref().map_err(|error| *error)
+}
+
+/// The filter of a process that is about to serve files.
+pub(in crate::runtime) fn server() -> Result<&'static Filter, Errno> {
+    static SERVER: Compiled = OnceLock::new();
+    SERVER.get_or_init(|| compile(Phase::Server)).as_ref().map_err(|error| *error)
 }
 
 impl Filter {
@@ -212,9 +263,9 @@ impl Filter {
     }
 }
 
-fn compile(any: bool) -> Result<Filter, Errno> {
+fn compile(phase: Phase) -> Result<Filter, Errno> {
     let build = || -> Result<Filter, BackendError> {
-        let rules = rules(any)?;
+        let rules = rules(phase)?;
         let recent: Vec<i64> = rules.range(RECENT..).map(|(call, _)| *call).collect();
         let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
         let processor = std::env::consts::ARCH.try_into()?;
@@ -248,16 +299,25 @@ const fn step(code: u16, if_true: u8, if_false: u8, k: u32) -> sock_filter {
     sock_filter { code, jt: if_true, jf: if_false, k }
 }
 
-/// What is allowed: to `any` program, or to one that is about to run a guest.
-fn rules(any: bool) -> Result<Rules, BackendError> {
-    let further: [&[i64]; 2] = if any { [PROGRAM, OLD.1] } else { [&[], &[]] };
-    let plain = [PLAIN, OLD.0].into_iter().chain(further).flatten();
+/// What is allowed in `phase`.
+fn rules(phase: Phase) -> Result<Rules, BackendError> {
+    let further: [&[i64]; 2] = if phase.starts() { [PROGRAM, OLD.1] } else { [&[], &[]] };
+    let files = if phase.serves() { FILES } else { &[] };
+    let plain = [PLAIN, OLD.0, files].into_iter().chain(further).flatten();
     let mut rules: Rules = plain.map(|call| (*call, Vec::new())).collect();
+    if phase.serves() {
+        let types = [libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK];
+        let made = types.map(|kind| masked(2, u64::from(libc::S_IFMT), u64::from(kind)));
+        rules.insert(libc::SYS_mknodat, made.into_iter().collect::<Result<_, _>>()?);
+    }
+    if phase == Phase::ServerProgram {
+        rules.insert(libc::SYS_socketpair, any_of(0, [u64::from(libc::AF_UNIX.unsigned_abs())])?);
+    }
     // Threads, and no namespaces.
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
     let mask = thread | u64::from(SPACES.unsigned_abs());
     rules.insert(libc::SYS_clone, vec![masked(0, mask, thread)?]);
-    if !any {
+    if phase == Phase::Guest {
         let creating = u64::from(CREATING.unsigned_abs());
         rules.insert(libc::SYS_openat, vec![masked(2, creating, 0)?]);
     }
@@ -271,8 +331,10 @@ fn rules(any: bool) -> Result<Rules, BackendError> {
     // The first is the one that a processor of the guest makes at every exit.
     let mut requests = vec![masked(1, REQUEST_TYPE, KVM_REQUESTS)?];
     requests.extend(any_of(1, REQUESTS)?);
-    rules.insert(libc::SYS_ioctl, requests);
-    let options = OPTIONS.into_iter().chain(any.then_some(libc::PR_SET_SECCOMP));
+    if !phase.serves() {
+        rules.insert(libc::SYS_ioctl, requests);
+    }
+    let options = OPTIONS.into_iter().chain(phase.starts().then_some(libc::PR_SET_SECCOMP));
     let options = options.map(|option| u64::from(option.unsigned_abs()));
     rules.insert(libc::SYS_prctl, any_of(0, options)?);
     Ok(rules)
@@ -302,8 +364,8 @@ mod tests {
 
     #[test]
     fn filters_compile_and_fit() {
-        for any in [true, false] {
-            let filter = compile(any).unwrap();
+        for phase in [Phase::Program, Phase::Guest, Phase::ServerProgram, Phase::Server] {
+            let filter = compile(phase).unwrap();
             assert!(filter.0.len() < MAX_INSTRUCTIONS, "{}", filter.0.len());
             let patched = filter.0.iter().filter(|step| step.k == OWN_PID).count();
             assert_eq!(patched, 1);

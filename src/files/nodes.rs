@@ -1,0 +1,270 @@
+//! What a guest has looked up, by numbers that mean something to nobody else.
+//!
+//! A node is one file of one share. It is held by a descriptor as long as there are enough of
+//! them. Those that were not used lately lose theirs, and are found again by the names by which
+//! they were found last, if these still lead to the same file.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::io::Errno;
+
+use super::host::{self, Result, Stat};
+use super::limits::MAX_DEPTH;
+
+/// The directory of the shares.
+pub(super) const ROOT: u64 = 1;
+/// Where the number of a share is in the number of a node: above the numbers of most files.
+const SPACE_SHIFT: u32 = 48;
+/// Moves a number that has a meaning of its own.
+const RESERVED: u64 = 1 << 63;
+/// So many files are asked whether they still have a name before one without loses its descriptor.
+const MAX_ASKED: usize = 32;
+
+/// The content that a guest may have in its cache.
+pub(super) type Content = (SystemTime, u64);
+
+#[derive(Debug)]
+struct Node {
+    share: usize,
+    dev: u64,
+    ino: u64,
+    born: u64,
+    parent: u64,
+    name: OsString,
+    descriptor: Option<Arc<OwnedFd>>,
+    /// How many times the guest has been told of it.
+    lookups: u64,
+    used: bool,
+    content: Option<Content>,
+}
+
+/// A file by its descriptor.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) fd: Arc<OwnedFd>,
+    pub(super) share: usize,
+}
+
+/// How a file was found: in the directory `parent` of a share.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) share: usize,
+    pub(super) parent: u64,
+    pub(super) name: OsString,
+}
+
+/// What to do to get a descriptor.
+pub(super) enum Way {
+    /// Nothing.
+    Held(Held),
+    /// Walk from there by the names, each leading to the file of its node.
+    Walk(Held, Vec<Step>),
+}
+
+/// A name, and what must be there.
+pub(super) struct Step {
+    id: u64,
+    name: OsString,
+    dev: u64,
+    ino: u64,
+    born: u64,
+}
+
+/// All nodes.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    map: HashMap<u64, Node>,
+    /// Pairs of a share and a file system in it; their position tells their nodes apart.
+    spaces: Vec<(usize, u64)>,
+    /// Those that have descriptors, about the order of their use. May name others, and twice.
+    queue: VecDeque<u64>,
+    descriptors: usize,
+    max_nodes: usize,
+    max_descriptors: usize,
+}
+
+impl Nodes {
+    pub(super) fn new(max_nodes: usize, max_descriptors: usize) -> Self {
+        Self {
+            map: HashMap::new(),
+            spaces: Vec::new(),
+            queue: VecDeque::new(),
+            descriptors: 0,
+            max_nodes,
+            max_descriptors,
+        }
+    }
+
+    /// The number of a file; a guest sees it as its inode's number. The same every time, as tools
+    /// recognise files by it.
+    pub(super) fn number(&mut self, share: usize, dev: u64, ino: u64) -> u64 {
+        let known = self.spaces.iter().position(|space| *space == (share, dev));
+        let space = known.unwrap_or_else(|| {
+            self.spaces.push((share, dev));
+            self.spaces.len() - 1
+        });
+        match ino ^ ((space as u64) << SPACE_SHIFT) {
+            reserved @ (0 | ROOT | u64::MAX) => reserved ^ RESERVED,
+            number => number,
+        }
+    }
+
+    /// Notes that the guest is told of the file of `fd`; its number. Fails with `ENFILE` when the
+    /// guest knows too many.
+    pub(super) fn add(&mut self, place: Place, stat: &Stat, fd: Arc<OwnedFd>) -> Result<u64> {
+        let id = self.number(place.share, stat.dev, stat.ino);
+        let full = self.map.len() >= self.max_nodes;
+        match self.map.get_mut(&id) {
+            Some(node) if (node.share, node.dev, node.ino) != (place.share, stat.dev, stat.ino) => {
+                return Err(Errno::IO);
+            }
+            Some(node) => {
+                node.lookups = node.lookups.saturating_add(1);
+                (node.parent, node.name) = (place.parent, place.name);
+                if node.born != stat.born {
+                    // Another file with the number of one that is gone.
+                    node.born = stat.born;
+                    node.content = None;
+                    self.descriptors -= usize::from(node.descriptor.take().is_some());
+                }
+            }
+            None if full => return Err(Errno::NFILE),
+            None => {
+                self.map.insert(
+                    id,
+                    Node {
+                        share: place.share,
+                        dev: stat.dev,
+                        ino: stat.ino,
+                        born: stat.born,
+                        parent: place.parent,
+                        name: place.name,
+                        descriptor: None,
+                        lookups: 1,
+                        used: false,
+                        content: None,
+                    },
+                );
+            }
+        }
+        self.give(id, fd);
+        Ok(id)
+    }
+
+    /// Lets the node have a descriptor, which another may lose for it.
+    fn give(&mut self, id: u64, fd: Arc<OwnedFd>) {
+        let Some(node) = self.map.get_mut(&id) else { return };
+        node.used = true;
+        if node.descriptor.is_some() {
+            return;
+        }
+        node.descriptor = Some(fd);
+        self.descriptors += 1;
+        self.queue.push_back(id);
+        let mut asked = 0;
+        while self.descriptors > self.max_descriptors {
+            let Some(oldest) = self.queue.pop_front() else { break };
+            let Some(node) = self.map.get_mut(&oldest) else { continue };
+            let Some(fd) = &node.descriptor else { continue };
+            let nameless = || host::stat(fd).is_ok_and(|stat| stat.nlink == 0);
+            if node.used || oldest == id {
+                node.used = false;
+                self.queue.push_back(oldest);
+            } else if asked < MAX_ASKED && nameless() {
+                // It could not be found again.
+                asked += 1;
+                self.queue.push_back(oldest);
+            } else {
+                node.descriptor = None;
+                self.descriptors -= 1;
+            }
+        }
+        if self.queue.len() > 2 * self.descriptors + 1024 {
+            let mut seen = HashSet::new();
+            let map = &self.map;
+            let holds = |id: &u64| map.get(id).is_some_and(|node| node.descriptor.is_some());
+            self.queue.retain(|id| holds(id) && seen.insert(*id));
+        }
+    }
+
+    /// How to get at node `id`. `roots` are the shares, which are never lost.
+    pub(super) fn way(&mut self, id: u64, roots: &[Arc<OwnedFd>]) -> Result<Way> {
+        let mut steps = Vec::new();
+        let mut at = id;
+        while steps.len() < MAX_DEPTH {
+            let node = self.map.get_mut(&at).ok_or(Errno::STALE)?;
+            node.used = true;
+            let share = node.share;
+            let held = match &node.descriptor {
+                Some(fd) => Some(Arc::clone(fd)),
+                None if node.parent == ROOT => roots.get(share).map(Arc::clone),
+                None => None,
+            };
+            if let Some(fd) = held {
+                let held = Held { fd, share };
+                steps.reverse();
+                return Ok(if steps.is_empty() { Way::Held(held) } else { Way::Walk(held, steps) });
+            }
+            steps.push(Step {
+                id: at,
+                name: node.name.clone(),
+                dev: node.dev,
+                ino: node.ino,
+                born: node.born,
+            });
+            at = node.parent;
+        }
+        Err(Errno::STALE)
+    }
+
+    /// Notes what was found again.
+    pub(super) fn found(&mut self, walked: Vec<(u64, Arc<OwnedFd>)>) {
+        for (id, fd) in walked {
+            self.give(id, fd);
+        }
+    }
+
+    /// Notes that a file has another name.
+    pub(super) fn renamed(&mut self, place: Place, stat: &Stat) {
+        let id = self.number(place.share, stat.dev, stat.ino);
+        if let Some(node) = self.map.get_mut(&id) {
+            (node.parent, node.name) = (place.parent, place.name);
+        }
+    }
+
+    /// Notes the content of a file that the guest is about to read; whether it has read the same
+    /// before.
+    pub(super) fn unchanged(&mut self, id: u64, content: Content) -> bool {
+        let Some(node) = self.map.get_mut(&id) else { return false };
+        node.content.replace(content) == Some(content)
+    }
+
+    /// The guest has forgotten so many of the times that it was told of the node.
+    pub(super) fn forget(&mut self, id: u64, times: u64) {
+        let Some(node) = self.map.get_mut(&id) else { return };
+        node.lookups = node.lookups.saturating_sub(times);
+        if node.lookups == 0 {
+            self.descriptors -= usize::from(node.descriptor.is_some());
+            self.map.remove(&id);
+        }
+    }
+}
+
+/// Walks; all that is found on the way.
+pub(super) fn walk(from: &Held, steps: Vec<Step>) -> Result<Vec<(u64, Arc<OwnedFd>)>> {
+    let mut found: Vec<(u64, Arc<OwnedFd>)> = Vec::with_capacity(steps.len());
+    for step in steps {
+        let dir = found.last().map_or(&from.fd, |(_, fd)| fd);
+        let fd = host::child(dir, &step.name).map_err(|_| Errno::STALE)?;
+        let stat = host::stat(&fd)?;
+        if (stat.dev, stat.ino, stat.born) != (step.dev, step.ino, step.born) {
+            return Err(Errno::STALE);
+        }
+        found.push((step.id, Arc::new(fd)));
+    }
+    Ok(found)
+}
