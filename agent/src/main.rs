@@ -19,6 +19,7 @@ mod boot;
 mod exec;
 mod log;
 mod port;
+mod probe;
 mod reaper;
 mod serve;
 mod stop;

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use msb_protocol::mux::{self, MuxStream};
 use msb_protocol::{
-    BootConfig, BootFailed, ControlInput, ControlOutput, ExecFailure, ExecOutput, Request,
-    agent_handshake, read_frame, write_message,
+    BootConfig, BootFailed, ControlInput, ControlOutput, ExecFailure, ExecOutput, ProbeOutput,
+    ProbeRequest, Request, agent_handshake, read_frame, write_message,
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 use crate::boot;
 use crate::port::Port;
 use crate::reaper::Reaper;
-use crate::{exec, stop};
+use crate::{exec, probe, stop};
 
 /// Where the agent runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +113,7 @@ impl Agent {
                 self.has_control.set(false);
             }
             Ok(Request::Exec(request)) => self.exec(request, reader, writer).await,
+            Ok(Request::Probe(request)) => self.probe(&request, writer).await,
             Ok(Request::Control) | Err(_) => {}
         }
     }
@@ -151,6 +152,15 @@ impl Agent {
         }
         self.phase.set(Phase::Ready);
         Ok(boot::uptime_us())
+    }
+
+    async fn probe(&self, request: &ProbeRequest, mut writer: WriteHalf<MuxStream>) {
+        let output = match self.phase.get() {
+            Phase::Ready => probe::probe(request).await,
+            Phase::Waiting | Phase::Stopping => ProbeOutput::Failed(String::new()),
+        };
+        let _ = write_message(&mut writer, &output).await;
+        let _ = writer.shutdown().await;
     }
 
     async fn exec(

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use crate::spec::{
-    ImageSource, MountSource, Name, NetworkPreset, NetworkSpec, Origins, Probe, Project,
-    ReplaceOrder, SandboxSpec,
+    ImageSource, MountSource, Name, NetworkPreset, NetworkSpec, Origins, Project, ReplaceOrder,
+    SandboxSpec,
 };
 
 use super::Diagnostic;
@@ -92,11 +92,6 @@ fn keys(spec: &SandboxSpec) -> Vec<Found> {
     note(spec.replicas != 1, "replicas", Some("more than 1"));
     let start_first = spec.lifecycle.replace == ReplaceOrder::StartFirst;
     note(start_first, "lifecycle.replace", Some("\"start-first\""));
-    match spec.healthcheck.as_ref().map(|check| &check.probe) {
-        Some(Probe::Http(_)) => note(true, "healthcheck.http", None),
-        Some(Probe::Tcp(_)) => note(true, "healthcheck.tcp", None),
-        Some(Probe::Exec(_) | Probe::Shell(_)) | None => {}
-    }
     found.extend(network_keys(&spec.network));
     found
 }

@@ -28,9 +28,10 @@ pub enum Probe {
     Exec(Vec<String>),
     /// A script for the sandbox's shell; exit 0 is healthy.
     Shell(String),
-    /// An HTTP GET in the guest; a status from 200 to 399 is healthy.
+    /// A URL for an HTTP GET in the guest ([`ProbeTarget::http`](super::ProbeTarget::http)); a status from 200 to 399 is healthy.
     Http(String),
-    /// A TCP connection in the guest (`"5432"` or `"host:port"`); established is healthy.
+    /// A TCP connection in the guest ([`ProbeTarget::tcp`](super::ProbeTarget::tcp)); established is
+    /// healthy.
     Tcp(String),
 }
 

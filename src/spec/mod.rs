@@ -13,6 +13,7 @@ mod network;
 mod origin;
 mod patch;
 mod path;
+mod probe;
 mod project;
 mod sandbox;
 mod secret;
@@ -34,6 +35,7 @@ pub use network::{
 pub use origin::{Origin, OriginChildren, OriginNode, Origins, SourceText};
 pub use patch::Patch;
 pub use path::{GuestPath, InvalidGuestPath};
+pub use probe::{HttpGet, InvalidProbe, ProbeTarget};
 pub use project::{Project, ResourceId};
 pub use sandbox::{
     Image, ImageSource, LogLevel, PullPolicy, RegistrySpec, SandboxKind, SandboxSpec, User,

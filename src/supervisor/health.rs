@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use msb_protocol::mux::Opener;
 use msb_protocol::{
-    ExecOutput, ExecRequest, ExitStatus, Frame, Request, read_frame, write_message,
+    ExecOutput, ExitStatus, Frame, ProbeOutput, Request, read_frame, write_message,
 };
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -53,7 +54,7 @@ pub(super) struct HealthChange {
 /// Probes for ever, and reports when the verdict changes (and every failure, for its output).
 pub(super) async fn watch(
     opener: Opener,
-    request: ExecRequest,
+    request: Request,
     check: HealthCheck,
     changes: mpsc::Sender<HealthChange>,
 ) {
@@ -77,15 +78,14 @@ pub(super) async fn watch(
     }
 }
 
-async fn probe(opener: &Opener, request: &ExecRequest, timeout: Duration) -> (bool, String) {
+async fn probe(opener: &Opener, request: &Request, timeout: Duration) -> (bool, String) {
     let mut output = Vec::new();
     let run = run(opener, request, &mut output);
     // Dropping the future closes the session, which kills it.
     let ended = tokio::time::timeout(timeout, run).await;
     let mut text = String::from_utf8_lossy(&output).into_owned();
     match ended {
-        Ok(Some(ExitStatus::Code(0))) => (true, text),
-        Ok(Some(_)) => (false, text),
+        Ok(Some(ok)) => (ok, text),
         Ok(None) => (false, "the probe could not be run".into()),
         Err(_) => {
             text.push_str("\n(timed out)");
@@ -94,27 +94,54 @@ async fn probe(opener: &Opener, request: &ExecRequest, timeout: Duration) -> (bo
     }
 }
 
-async fn run(opener: &Opener, request: &ExecRequest, output: &mut Vec<u8>) -> Option<ExitStatus> {
+/// Whether the probe succeeds; `None` when the agent does not say.
+async fn run(opener: &Opener, request: &Request, output: &mut Vec<u8>) -> Option<bool> {
     let mut stream = opener.open().await.ok()?;
-    write_message(&mut stream, &Request::Exec(request.clone())).await.ok()?;
+    write_message(&mut stream, request).await.ok()?;
+    match request {
+        Request::Probe(_) => answer(stream, output).await,
+        _ => exit(stream, output).await,
+    }
+}
+
+/// What a connection came to.
+async fn answer(mut stream: impl AsyncRead + Unpin, output: &mut Vec<u8>) -> Option<bool> {
+    let mut buffer = Vec::new();
+    let frame = read_frame(&mut stream, &mut buffer).await.ok()??;
+    let (ok, text) = match frame.message().ok()? {
+        ProbeOutput::Connected => (true, String::new()),
+        ProbeOutput::Status(status) => {
+            ((200..400).contains(&status), format!("HTTP status {status}"))
+        }
+        ProbeOutput::Failed(why) => (false, why),
+    };
+    keep(output, text.as_bytes());
+    Some(ok)
+}
+
+/// How a command ended.
+async fn exit(mut stream: impl AsyncRead + Unpin, output: &mut Vec<u8>) -> Option<bool> {
     let mut buffer = Vec::new();
     while let Some(frame) = read_frame(&mut stream, &mut buffer).await.ok()? {
         match &frame {
-            Frame::Data { bytes, .. } => {
-                let room = MAX_OUTPUT - output.len().min(MAX_OUTPUT);
-                output.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            }
+            Frame::Data { bytes, .. } => keep(output, bytes),
             Frame::Message(_) => match frame.message().ok()? {
                 ExecOutput::Started { .. } => {}
-                ExecOutput::Exited(status) => return Some(status),
+                ExecOutput::Exited(status) => return Some(status == ExitStatus::Code(0)),
                 ExecOutput::Failed(failure) => {
-                    *output = failure.to_string().into_bytes();
-                    return Some(ExitStatus::Code(failure.code()));
+                    output.clear();
+                    keep(output, failure.to_string().as_bytes());
+                    return Some(false);
                 }
             },
         }
     }
     None
+}
+
+fn keep(output: &mut Vec<u8>, bytes: &[u8]) {
+    let room = MAX_OUTPUT - output.len().min(MAX_OUTPUT);
+    output.extend_from_slice(&bytes[..bytes.len().min(room)]);
 }
 
 #[cfg(test)]

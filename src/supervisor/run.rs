@@ -280,14 +280,9 @@ impl Run {
         else {
             return;
         };
-        match workload::probe(&self.config.spec, &self.config.image, check) {
-            Some(request) => {
-                let changes = self.sinks.health.clone();
-                let watch = health::watch(opener, request, check.clone(), changes);
-                self.health_task = Some(tokio::task::spawn_local(watch).abort_handle());
-            }
-            None => tracing::warn!("this kind of health check is not carried out"),
-        }
+        let request = workload::probe(&self.config.spec, &self.config.image, check);
+        let watch = health::watch(opener, request, check.clone(), self.sinks.health.clone());
+        self.health_task = Some(tokio::task::spawn_local(watch).abort_handle());
     }
 
     fn stop_health(&mut self) {

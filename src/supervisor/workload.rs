@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use msb_protocol::{BootConfig, ExecRequest};
+use msb_protocol::{BootConfig, ExecRequest, HttpProbe, ProbeRequest, Request};
 
 use super::mounts::Mounts;
 use super::{ImageDefaults, LaunchConfig};
-use crate::spec::{HealthCheck, Probe, SandboxSpec, Signal};
+use crate::spec::{HealthCheck, InvalidProbe, Probe, ProbeTarget, SandboxSpec, Signal};
 
 /// The program and arguments of a workload: entrypoint, then command. The Sandboxfile's entrypoint
 /// replaces the image's and drops the image's command; its command replaces the image's. Empty: the
@@ -52,18 +52,25 @@ pub(super) fn complete(
     }
 }
 
-/// The exec session of a probe; `None` for kinds that this version does not carry out.
-pub(super) fn probe(
-    spec: &SandboxSpec,
-    image: &ImageDefaults,
-    check: &HealthCheck,
-) -> Option<ExecRequest> {
+/// What a probe asks of the agent.
+pub(super) fn probe(spec: &SandboxSpec, image: &ImageDefaults, check: &HealthCheck) -> Request {
     let argv = match &check.probe {
         Probe::Exec(argv) => argv.clone(),
         Probe::Shell(script) => vec![shell(spec), "-c".into(), script.clone()],
-        Probe::Http(_) | Probe::Tcp(_) => return None,
+        Probe::Http(url) => return connection(ProbeTarget::http(url), check),
+        Probe::Tcp(address) => return connection(ProbeTarget::tcp(address), check),
     };
-    Some(complete(spec, image, ExecRequest { argv, ..ExecRequest::default() }))
+    Request::Exec(complete(spec, image, ExecRequest { argv, ..ExecRequest::default() }))
+}
+
+/// A target that was checked when it was read; without one the probe fails.
+fn connection(target: Result<ProbeTarget, InvalidProbe>, check: &HealthCheck) -> Request {
+    let (addresses, http) = target.map_or_else(|_| (Vec::new(), None), |t| (t.addresses, t.http));
+    Request::Probe(ProbeRequest {
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        http: http.map(|get| HttpProbe { host: get.host, path: get.path }),
+        timeout_ms: check.timeout.ms(),
+    })
 }
 
 fn shell(spec: &SandboxSpec) -> String {

@@ -4,6 +4,7 @@
 mod bench;
 mod hostile;
 mod lives;
+mod probes;
 
 use std::collections::BTreeMap;
 use std::fs;

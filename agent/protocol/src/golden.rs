@@ -9,8 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
-    ExecOutput, ExecRequest, ExitStatus, Frame, Preamble, Request, Rlimit, RootConfig, ShareMount,
-    StdinMode, TmpfsMount, Tty,
+    ExecOutput, ExecRequest, ExitStatus, Frame, HttpProbe, Preamble, ProbeOutput, ProbeRequest,
+    Request, Rlimit, RootConfig, ShareMount, StdinMode, TmpfsMount, Tty,
 };
 
 /// Gathers lines, checking that each message decodes as itself.
@@ -78,6 +78,13 @@ fn the_wire_form_stays() {
     golden.add("request.control", &Request::Control);
     golden.add("request.exec", &Request::Exec(exec_request()));
     golden.add("request.exec.least", &Request::Exec(ExecRequest::default()));
+    let http = HttpProbe { host: "localhost:80".into(), path: "/health".into() };
+    let probe =
+        ProbeRequest { addresses: vec!["127.0.0.1:80".into()], http: Some(http), timeout_ms: 5000 };
+    golden.add("request.probe", &Request::Probe(probe));
+    golden.add("probe.connected", &ProbeOutput::Connected);
+    golden.add("probe.status", &ProbeOutput::Status(204));
+    golden.add("probe.failed", &ProbeOutput::Failed("x".into()));
     golden.add("control.boot", &ControlInput::Boot(Box::new(boot_config())));
     golden.add("control.boot.least", &ControlInput::Boot(Box::default()));
     golden.add("control.shutdown", &ControlInput::Shutdown { grace_ms: 10_000 });

@@ -13,6 +13,41 @@ pub enum Request {
     Control,
     /// An exec session; then [`ExecInput`], [`ExecOutput`] and data frames.
     Exec(ExecRequest),
+    /// One probe of a health check; then one [`ProbeOutput`].
+    Probe(ProbeRequest),
+}
+
+/// A connection to something in the guest, to see whether it answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeRequest {
+    /// `address:port`, tried in order; one that accepts is enough.
+    pub addresses: Vec<String>,
+    /// What is asked for there; none is a connection alone.
+    #[serde(default)]
+    pub http: Option<HttpProbe>,
+    /// How long it may take in all.
+    pub timeout_ms: u64,
+}
+
+/// An HTTP GET.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpProbe {
+    /// The `Host` header.
+    pub host: String,
+    /// Path and query.
+    pub path: String,
+}
+
+/// What came of a probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeOutput {
+    /// The connection was accepted, and nothing more was asked for.
+    Connected,
+    /// The status of the HTTP answer.
+    Status(u16),
+    /// There was none.
+    Failed(String),
 }
 
 /// Host → agent on the control stream.

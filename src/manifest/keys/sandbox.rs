@@ -282,16 +282,14 @@ pub(crate) static HEALTHCHECK: TableDef = TableDef {
             "http",
             Ty::Text(&kinds::URL),
             "",
-            "A GET in the guest; a status from 200 to 399 is healthy.",
-        )
-        .later(),
+            "A GET in the guest, without TLS; a status from 200 to 399 is healthy.",
+        ),
         key(
             "tcp",
             Ty::Text(&kinds::TCP_TARGET),
             "",
-            "A connection in the guest, to a port or `host:port`.",
-        )
-        .later(),
+            "A connection in the guest, to a port or `address:port`.",
+        ),
         key(
             "interval",
             DURATION,

@@ -21,7 +21,7 @@ pub(crate) struct Text {
 pub(crate) mod kinds {
     use std::net::IpAddr;
 
-    use crate::spec::{ByteSize, GuestPath, Millis, Name, Signal};
+    use crate::spec::{ByteSize, GuestPath, Millis, Name, ProbeTarget, Signal};
 
     use super::Text;
 
@@ -295,13 +295,8 @@ pub(crate) mod kinds {
     };
     pub(crate) static URL: Text = Text {
         reject: Some(r"[\s\x00]"),
-        ..pattern("a URL such as `\"http://localhost:8080/health\"`", "^https?://[^/]", |text| {
-            let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-            let plain = !text.contains(|c: char| c.is_whitespace() || c == '\0');
-            require(
-                plain && rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')),
-                "it starts with `http://` or `https://` and a host",
-            )
+        ..pattern("a URL such as `\"http://localhost:8080/health\"`", "^http://[^/]", |text| {
+            ProbeTarget::http(text).map(drop).map_err(|error| error.to_string())
         })
     };
     pub(crate) static TCP_TARGET: Text = Text {
@@ -309,14 +304,7 @@ pub(crate) mod kinds {
         ..pattern(
             "a port or address such as `\"5432\"` or `\"localhost:5432\"`",
             r"^([^\s\x00]+:)?([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$",
-            |text| {
-                let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
-                require(
-                    !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '\0'),
-                    "it has no host before the `:`",
-                )?;
-                crate::manifest::lower::ports::port(port).map(|_| ())
-            },
+            |text| ProbeTarget::tcp(text).map(drop).map_err(|error| error.to_string()),
         )
     };
 
