@@ -89,7 +89,7 @@ impl Summary {
 
 fn config(home: &Home, dir: &Path) -> Result<VmConfig> {
     let upper = dir.join("upper.ext4");
-    rootfs::create_upper(&upper, ByteSize::from_mib(1024))?;
+    rootfs::create_disk(&upper, ByteSize::from_mib(1024))?;
     let boot = rootfs::boot_disk(home)?;
     Ok(VmConfig {
         run_id: "bench".to_owned(),

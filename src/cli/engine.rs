@@ -14,8 +14,10 @@ use futures_util::FutureExt;
 
 use crate::home::Home;
 use crate::image::{ImageCache, RegistryAccess};
+use crate::manifest::Diagnostic;
 use crate::plan::{
-    Action, Desired, DesiredImage, Intent, ObservedState, Plan, PlanOptions, Step, plan,
+    Action, Desired, DesiredImage, Intent, ObservedState, Plan, PlanError, PlanOptions, Step,
+    VolumeProblem, plan,
 };
 use crate::reconcile::{
     BootParts, ExecuteOptions, Host, HostError, Outcome, RealHost, StepState, execute, observe,
@@ -110,6 +112,7 @@ pub(crate) struct Look {
 
 /// Plans without writing anything.
 pub(crate) fn look(
+    ui: &Ui,
     loaded: &Loaded,
     selected: &BTreeSet<Name>,
     options: &PlanOptions,
@@ -126,11 +129,12 @@ pub(crate) fn look(
         None => (ObservedState::default(), false),
     };
     let cache = store.map(|store| ImageCache::new(home.clone(), store as _));
-    let plan = make_plan(loaded, selected, options, &observed, cache.as_ref(), locked)?;
+    let plan = make_plan(ui, loaded, selected, options, &observed, cache.as_ref(), locked)?;
     Ok(Look { home, plan, unfinished })
 }
 
 fn make_plan(
+    ui: &Ui,
     loaded: &Loaded,
     selected: &BTreeSet<Name>,
     options: &PlanOptions,
@@ -144,7 +148,26 @@ fn make_plan(
     };
     let desired =
         Desired { project: &loaded.project, origins: &loaded.origins, selected, images: &images };
-    Ok(plan(&desired, observed, options)?)
+    plan(&desired, observed, options).map_err(|error| volume_error(ui, loaded, error))
+}
+
+/// An error about a declared volume is shown at its line.
+fn volume_error(ui: &Ui, loaded: &Loaded, error: PlanError) -> CliError {
+    let (Some(help), PlanError::Volume { name, problem }) = (error.volume_help(), &error) else {
+        return error.into();
+    };
+    let key = match problem {
+        VolumeProblem::Missing => "external",
+        VolumeProblem::Kind { .. } => "kind",
+    };
+    let diagnostic = Diagnostic::error(error.to_string()).with_help(help);
+    let diagnostic = match loaded.origins.locate(&format!("volume.{name}.{key}")) {
+        Some((text, offset)) => diagnostic.at_key(&text, offset),
+        None => diagnostic,
+    };
+    let found = [diagnostic];
+    project::report(ui, &found);
+    project::invalid(&found)
 }
 
 /// What the images of the selected sandboxes are; each image is looked up once.
@@ -213,7 +236,7 @@ pub(crate) fn run_with(
     on_interrupt: OnInterrupt,
 ) -> Result<Option<Done>, CliError> {
     let always = always_pulled(request);
-    let look = look(request.loaded, &request.selected, &request.options, &request.locked)?;
+    let look = look(ui, request.loaded, &request.selected, &request.options, &request.locked)?;
     if request.dry_run {
         ui.data(&look.plan.to_string())?;
         return Ok(None);
@@ -293,6 +316,7 @@ async fn change(
     host.recover(project).await?;
     let observed = host.observe(&loaded.project).await?;
     let plan = make_plan(
+        ui,
         loaded,
         &request.selected,
         &request.options,
@@ -360,7 +384,14 @@ fn confirm(ui: &Ui, request: &Request<'_>, plan: &Plan) -> Result<(), CliError> 
         return Ok(());
     }
     for step in &steps {
-        ui.always(&format!("{} loses its disk", step.resource));
+        match step.resource {
+            ResourceId::Volume(_) => {
+                ui.always(&format!("{} goes, with all that it holds", step.resource));
+            }
+            ResourceId::Sandbox(_) | ResourceId::Image(_) => {
+                ui.always(&format!("{} loses its disk", step.resource));
+            }
+        }
     }
     match ui.confirm("Go on?") {
         Some(true) => Ok(()),

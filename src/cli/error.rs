@@ -234,7 +234,9 @@ impl From<crate::plan::PlanError> for CliError {
         use crate::plan::PlanError;
 
         let (exit, hint) = match &error {
-            PlanError::Cycle { .. } | PlanError::Pattern { .. } => (Exit::InvalidFile, None),
+            PlanError::Cycle { .. } | PlanError::Pattern { .. } | PlanError::Volume { .. } => {
+                (Exit::InvalidFile, None)
+            }
             PlanError::Unknown { .. } => (Exit::Usage, Some("`msb ps` lists what exists")),
             PlanError::WouldEmpty { .. } => (Exit::NeedsConfirmation, Some("`--allow-empty`")),
             PlanError::StillRuns { .. } => (Exit::Failed, Some("`msb rm --stop` stops it first")),

@@ -131,7 +131,9 @@ const fn doing(action: &Action) -> &'static str {
     match action {
         Action::PullImage { .. } => "resolving",
         Action::CreateSandbox { .. } | Action::CreateVolume { .. } => "creating",
-        Action::UpdateSandbox { .. } | Action::GrowVolume { .. } => "updating",
+        Action::UpdateSandbox { .. } | Action::UpdateVolume { .. } | Action::GrowVolume { .. } => {
+            "updating"
+        }
         Action::StartSandbox { .. } => "starting",
         Action::AwaitSandbox { condition: Condition::Started } => "waiting until started",
         Action::AwaitSandbox { condition: Condition::Healthy } => "waiting until healthy",
@@ -145,7 +147,8 @@ const fn done(action: &Action) -> &'static str {
     match action {
         Action::PullImage { .. } => "pulled",
         Action::CreateSandbox { .. } | Action::CreateVolume { .. } => "created",
-        Action::UpdateSandbox { .. } | Action::GrowVolume { .. } => "updated",
+        Action::UpdateSandbox { .. } | Action::UpdateVolume { .. } => "updated",
+        Action::GrowVolume { .. } => "grown",
         Action::StartSandbox { .. } | Action::AwaitSandbox { condition: Condition::Started } => {
             "started"
         }
@@ -184,9 +187,23 @@ pub(crate) fn summary(plan: &Plan, outcome: &Outcome, elapsed: Duration) -> Stri
     if plan.summary.unchanged > 0 {
         counts.insert((7, "unchanged"), plan.summary.unchanged);
     }
-    let parts: Vec<_> = counts.iter().map(|((_, word), n)| format!("{n} {word}")).collect();
+    let mut parts: Vec<_> = counts.iter().map(|((_, word), n)| format!("{n} {word}")).collect();
+    parts.extend(volumes(plan, outcome));
     let what = if parts.is_empty() { "nothing done".to_owned() } else { parts.join(", ") };
     format!("{what} in {}", seconds(elapsed))
+}
+
+/// What was done with volumes: `1 volume created`.
+fn volumes(plan: &Plan, outcome: &Outcome) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (step, state) in plan.steps.iter().zip(&outcome.states) {
+        if matches!(step.resource, ResourceId::Volume(_)) && *state == StepState::Done {
+            *counts.entry(done(&step.action)).or_default() += 1;
+        }
+    }
+    let text =
+        |(word, n): (&str, usize)| format!("{n} volume{} {word}", if n == 1 { "" } else { "s" });
+    counts.into_iter().map(text).collect()
 }
 
 /// The steps of one sandbox.
@@ -215,6 +232,7 @@ impl Tally {
                 Action::PullImage { .. }
                 | Action::AwaitSandbox { .. }
                 | Action::CreateVolume { .. }
+                | Action::UpdateVolume { .. }
                 | Action::GrowVolume { .. }
                 | Action::RemoveVolume => {}
             },

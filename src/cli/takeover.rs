@@ -7,19 +7,25 @@ use super::error::CliError;
 use super::ui::Ui;
 use super::{interrupt, project};
 
-/// Takes sandboxes over that exist without a database.
+/// Takes sandboxes and volumes over that exist without a database.
 pub(crate) fn take_over(ui: &Ui) -> Result<(), CliError> {
     let home = project::home()?;
     if !is_lost(&home) {
         return Ok(());
     }
     let store = Store::open(&home)?;
-    match interrupt::runtime()?.block_on(adopt(&home, &store))? {
-        0 => {}
-        1 => ui.warn("the database was lost: took over 1 sandbox from its directory"),
-        n => ui.warn(&format!(
-            "the database was lost: took over {n} sandboxes from their directories"
-        )),
+    let adopted = interrupt::runtime()?.block_on(adopt(&home, &store))?;
+    let kinds =
+        [("sandbox", "sandboxes", adopted.sandboxes), ("volume", "volumes", adopted.volumes)];
+    let found: Vec<String> = kinds
+        .into_iter()
+        .filter(|(.., count)| *count > 0)
+        .map(|(one, many, count)| format!("{count} {}", if count == 1 { one } else { many }))
+        .collect();
+    if !found.is_empty() {
+        let (found, all) = (found.join(" and "), adopted.sandboxes + adopted.volumes);
+        let from = if all == 1 { "its directory" } else { "their directories" };
+        ui.warn(&format!("the database was lost: took over {found} from {from}"));
     }
     Ok(())
 }

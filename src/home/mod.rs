@@ -9,6 +9,7 @@
 //! │  └─ patches/            layers that patches make, by what they are made of
 //! ├─ runtime/               kernel library and the kernel made from it
 //! ├─ sandboxes/ID/          disks, logs, boot console of one sandbox
+//! ├─ volumes/ID/            a volume: its disk or its directory, and its record
 //! ├─ run/ID.sock            control socket of its supervisor (0600)
 //! └─ tmp/                   what is being made; renamed into place when done
 //! ```
@@ -73,6 +74,7 @@ impl Home {
             self.patches(),
             self.runtime(),
             self.sandboxes(),
+            self.volumes(),
             self.run(),
             self.tmp(),
         ] {
@@ -124,6 +126,16 @@ impl Home {
     /// The directory of sandbox `id`.
     pub fn sandbox(&self, id: &str) -> PathBuf {
         self.root.join("sandboxes").join(id)
+    }
+
+    /// All volume directories.
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// The directory of volume `id`.
+    pub fn volume(&self, id: &str) -> PathBuf {
+        self.root.join("volumes").join(id)
     }
 
     /// Control sockets.

@@ -116,7 +116,7 @@ fn mount(mount: &Mount) -> Value {
             map.insert("bind".into(), path.as_str().into());
             map.insert("create".into(), (*create).into());
         }
-        MountSource::Named { volume } => {
+        MountSource::Named { volume, .. } => {
             map.insert("named".into(), volume.as_str().into());
         }
         MountSource::Tmpfs { size, mode } => {
@@ -157,7 +157,12 @@ fn port(port: &PortMapping) -> Value {
 }
 
 fn volume(spec: &VolumeSpec) -> Map<String, Value> {
-    object(spec)
+    let mut map = object(spec);
+    if spec.external {
+        // Everything else is stated where it was made.
+        map.retain(|key, _| key == "external");
+    }
+    map
 }
 
 fn secret(spec: &SecretSpec) -> Map<String, Value> {

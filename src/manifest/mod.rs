@@ -24,6 +24,7 @@ mod source;
 mod tree;
 mod unit;
 mod unsupported;
+mod volumes;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use source::{Inputs, Loader, Parsed, Source};

@@ -16,6 +16,7 @@ use super::report::{Problem, Span};
 use super::source::{Inputs, Parsed};
 use super::tree::{Entry, Node, Table, Value};
 use super::unit::Session;
+use super::volumes;
 
 /// The name of a project whose directory's name gives none.
 const FALLBACK_NAME: &str = "project";
@@ -79,6 +80,7 @@ pub(crate) fn assemble(mut session: Session<'_>) -> Parsed {
     }
     lower.check_host_ports();
     graph::check(&mut lower, &project.sandboxes);
+    volumes::check(&mut lower, &mut project);
     let env_places = std::mem::take(&mut lower.env_places);
     let project = (sink.errors == 0).then_some(project);
     let origins = Origins::new(files.texts(), origins(all, env_places));

@@ -2,17 +2,14 @@
 //!
 //! `up` refuses a sandbox that uses one: a key that is silently left out would be worse than none.
 
-use std::collections::BTreeSet;
-
 use crate::spec::{
     ImageSource, MountSource, Name, NetworkPreset, NetworkSpec, Origins, Project, ReplaceOrder,
-    SandboxSpec,
+    SandboxSpec, VolumeKind,
 };
 
 use super::Diagnostic;
 
-/// An error for each key of a selected sandbox that this version does not carry out, and for each
-/// volume that no sandbox mounts: `up` would have to make it whatever is selected.
+/// An error for each key of a selected sandbox that this version does not carry out.
 ///
 /// A directory as image may be an OCI layout, which is carried out, or a root file system, which is
 /// not; only a look at the directory tells, so that the image cache refuses the latter.
@@ -24,36 +21,11 @@ pub fn unsupported<'a>(
     let mut found = Vec::new();
     for name in selected {
         let Some(spec) = project.sandboxes.get(name) else { continue };
-        for (key, what) in keys(spec) {
+        for (key, what) in keys(spec, project) {
             found.push(diagnostic(name, &key, what, origins));
         }
     }
-    found.extend(idle_volumes(project).map(|name| idle_volume(name, origins)));
     found
-}
-
-/// The volumes that no sandbox mounts. A mounted one is refused with the sandbox that mounts it.
-fn idle_volumes(project: &Project) -> impl Iterator<Item = &Name> {
-    let mounted: BTreeSet<&Name> = project
-        .sandboxes
-        .values()
-        .flat_map(|spec| spec.volumes.values())
-        .filter_map(|mount| match &mount.source {
-            MountSource::Named { volume } => Some(volume),
-            MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
-        })
-        .collect();
-    project.volumes.keys().filter(move |name| !mounted.contains(name))
-}
-
-fn idle_volume(name: &Name, origins: &Origins) -> Diagnostic {
-    let diagnostic =
-        Diagnostic::error(format!("the volume `{name}` is not supported by this version yet"))
-            .with_help("remove it; no sandbox mounts it");
-    match origins.locate(&format!("volume.{name}")) {
-        Some((text, offset)) => diagnostic.at_key(&text, offset),
-        None => diagnostic,
-    }
 }
 
 fn diagnostic(name: &Name, key: &str, what: Option<&str>, origins: &Origins) -> Diagnostic {
@@ -71,7 +43,7 @@ fn diagnostic(name: &Name, key: &str, what: Option<&str>, origins: &Origins) -> 
 
 type Found = (String, Option<&'static str>);
 
-fn keys(spec: &SandboxSpec) -> Vec<Found> {
+fn keys(spec: &SandboxSpec, project: &Project) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     let mut note = |used: bool, key: &str, what| {
         if used {
@@ -82,7 +54,18 @@ fn keys(spec: &SandboxSpec) -> Vec<Found> {
         ImageSource::Disk { .. } => note(true, "image", Some("{ disk = … }")),
         ImageSource::Oci(_) | ImageSource::Dir(_) | ImageSource::Archive(_) => {}
     }
-    note(!spec.volumes.is_empty(), "volumes", None);
+    for (path, mount) in &spec.volumes {
+        let dir =
+            |volume| project.volumes.get(volume).is_some_and(|spec| spec.kind == VolumeKind::Dir);
+        let key = format!("volumes.{path}");
+        match &mount.source {
+            MountSource::Bind { .. } => note(true, &key, Some("{ bind = … }")),
+            MountSource::Named { volume, .. } => {
+                note(dir(volume), &key, Some("{ named = … } of a directory"));
+            }
+            MountSource::Tmpfs { .. } => {}
+        }
+    }
     note(!spec.ports.is_empty(), "ports", None);
     note(!spec.secrets.is_empty(), "secrets", None);
     note(!spec.scripts.is_empty(), "scripts", None);

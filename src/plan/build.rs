@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::spec::{Name, ResourceId, VolumeSpec};
+use crate::spec::{Name, ResourceId};
 
 use super::assemble::{Frame, Track, assemble};
-use super::graph::{Draft, Drafts};
+use super::graph::Drafts;
 use super::node::{Node, Work};
 use super::teardown::{Aside, orphans, teardown};
 use super::up::Decided;
-use super::{
-    Action, Cause, ChangeClass, Desired, FieldChange, Intent, ObservedState, Plan, PlanError,
-    PlanOptions, Summary, Withheld, WithheldReason, existing, up,
-};
+use super::volumes::volumes;
+use super::{Desired, Intent, ObservedState, Plan, PlanError, PlanOptions, Summary, existing, up};
 
 /// Decides what must change. Pure: see the module.
 ///
@@ -67,7 +65,7 @@ fn plan_up(
     aside.withheld = withheld;
     let mounted: BTreeSet<&Name> =
         nodes.iter().flat_map(|node| node.volumes.iter().copied()).collect();
-    let missing_volumes = volumes(desired, observed, &mounted, drafts, aside);
+    let missing_volumes = volumes(desired, observed, &mounted, drafts, aside)?;
     let frame = Frame {
         origins: desired.origins,
         missing_volumes,
@@ -84,48 +82,6 @@ fn plan_up(
         })
         .collect();
     orphans(desired, observed, options, &stopping, drafts, aside)
-}
-
-/// Grows the volumes that are mounted, and returns those that do not exist.
-fn volumes<'a>(
-    desired: &Desired<'a>,
-    observed: &ObservedState,
-    mounted: &BTreeSet<&Name>,
-    drafts: &mut Drafts,
-    aside: &mut Aside,
-) -> BTreeMap<&'a Name, &'a VolumeSpec> {
-    let mut missing = BTreeMap::new();
-    for (name, spec) in &desired.project.volumes {
-        if spec.external || !mounted.contains(name) {
-            continue;
-        }
-        let Some(found) = observed.volumes.get(name) else {
-            missing.insert(name, spec);
-            continue;
-        };
-        let (Some(old), Some(new)) = (found.quota, spec.quota) else { continue };
-        if old == new {
-            continue;
-        }
-        let resource = ResourceId::Volume(name.clone());
-        let origin = desired.origins.get(&format!("volume.{name}.quota"));
-        let grows = new > old;
-        let change = FieldChange {
-            path: "quota".to_owned(),
-            old: Some(old.to_string()),
-            new: Some(new.to_string()),
-            class: if grows { ChangeClass::Live } else { ChangeClass::Replace },
-            origin: origin.clone(),
-        };
-        let cause = Cause::SpecChanged { changes: [change].into() };
-        if grows {
-            drafts.add(Draft::new(Action::GrowVolume { quota: new }, resource, cause).at(origin));
-        } else {
-            let reason = WithheldReason::VolumeShrink;
-            aside.withheld.push(Withheld { resource, cause, reason, origin });
-        }
-    }
-    missing
 }
 
 fn count(nodes: &[Node<'_>], summary: &mut Summary) {

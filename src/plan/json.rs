@@ -51,6 +51,7 @@ impl Serialize for Step {
             | Action::StopSandbox { .. }
             | Action::RemoveSandbox { .. }
             | Action::CreateVolume { .. }
+            | Action::UpdateVolume { .. }
             | Action::RemoveVolume => {}
         }
         map.end()
@@ -69,6 +70,7 @@ impl Action {
             Self::StopSandbox { .. } => "stop_sandbox",
             Self::RemoveSandbox { .. } => "remove_sandbox",
             Self::CreateVolume { .. } => "create_volume",
+            Self::UpdateVolume { .. } => "update_volume",
             Self::GrowVolume { .. } => "grow_volume",
             Self::RemoveVolume => "remove_volume",
         }

@@ -44,6 +44,7 @@ mod teardown;
 mod testing;
 mod text;
 mod up;
+mod volumes;
 
 pub use build::plan;
 pub use cause::{Cause, FieldChange};
@@ -51,5 +52,5 @@ pub use class::ChangeClass;
 pub use desired::{Desired, DesiredImage, PlannedSpec};
 pub use hash::{InvalidSpecHash, SpecHash, canonical_json, spec_hash};
 pub use observed::{ObservedSandbox, ObservedState, ObservedVolume};
-pub use options::{Intent, PlanError, PlanOptions};
+pub use options::{Intent, PlanError, PlanOptions, VolumeProblem};
 pub use step::{Action, Orphan, Plan, Step, StepId, Summary, Withheld, WithheldReason};

@@ -190,7 +190,7 @@ pub(super) fn volumes_of(spec: &SandboxSpec) -> impl Iterator<Item = &Name> {
 
 fn named_volumes(mounts: &BTreeMap<GuestPath, Mount>) -> impl Iterator<Item = &Name> {
     mounts.values().filter_map(|mount| match &mount.source {
-        MountSource::Named { volume } => Some(volume),
+        MountSource::Named { volume, .. } => Some(volume),
         MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
     })
 }

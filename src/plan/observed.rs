@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::spec::{ByteSize, Health, Name, Status};
+use crate::spec::{ByteSize, Health, Name, Status, VolumeKind};
 
 use super::SpecHash;
 
@@ -14,8 +14,10 @@ pub struct ObservedState {
     pub serial: u64,
     /// Sandboxes by name, declared or not.
     pub sandboxes: BTreeMap<Name, ObservedSandbox>,
-    /// Volumes by name, declared or not.
+    /// Volumes of the project by name, declared or not.
     pub volumes: BTreeMap<Name, ObservedVolume>,
+    /// Volumes that belong to no project, which external ones are among.
+    pub standalone: BTreeMap<Name, ObservedVolume>,
 }
 
 /// A sandbox that exists.
@@ -52,8 +54,12 @@ impl ObservedSandbox {
 /// A volume that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedVolume {
-    /// Its size limit.
+    /// How it is kept.
+    pub kind: VolumeKind,
+    /// Its size limit; a disk has one.
     pub quota: Option<ByteSize>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// Whether it is protected.
     pub protect: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::spec::{Millis, Name};
+use crate::spec::{Millis, Name, VolumeKind};
 
 /// What a command is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +99,14 @@ pub enum PlanError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A declared volume that cannot be had.
+    #[error("the volume `{name}` {problem}")]
+    Volume {
+        /// The volume.
+        name: Name,
+        /// Why not.
+        problem: VolumeProblem,
+    },
     /// A stored spec that cannot be read.
     #[error("the stored spec of sandbox `{sandbox}` cannot be read: {reason}")]
     StoredSpec {
@@ -107,6 +115,38 @@ pub enum PlanError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// Why a declared volume cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VolumeProblem {
+    /// It is external and nobody has made it.
+    #[error("is external and does not exist")]
+    Missing,
+    /// It exists in another form, which is never changed into the declared one.
+    #[error("exists as a {} and is declared as another kind", .found.as_str())]
+    Kind {
+        /// What it is.
+        found: VolumeKind,
+        /// Its project.
+        project: Name,
+    },
+}
+
+impl PlanError {
+    /// What the user can do, where the error is about a volume.
+    pub fn volume_help(&self) -> Option<String> {
+        let Self::Volume { name, problem } = self else { return None };
+        Some(match problem {
+            VolumeProblem::Missing => {
+                format!("`msb volume create {}` makes it", name.local())
+            }
+            VolumeProblem::Kind { found, project } => format!(
+                "declare `kind = \"{}\"`, or `msb volume rm {project}/{name}`, which loses what it holds",
+                found.as_str()
+            ),
+        })
+    }
 }
 
 fn cycle_text(cycle: &[Name]) -> String {

@@ -88,6 +88,11 @@ pub enum Action {
         /// Its spec.
         spec: VolumeSpec,
     },
+    /// Writes the labels and the protection of a volume to its row.
+    UpdateVolume {
+        /// Its spec.
+        spec: VolumeSpec,
+    },
     /// Raises the quota of a volume.
     GrowVolume {
         /// The new quota.

@@ -231,8 +231,9 @@ fn order_stops(endings: &mut [Ending<'_>], drafts: &mut Drafts) {
     }
 }
 
-/// Removes the declared volumes that exist, but for those that are protected, external, or mounted
-/// by a sandbox that stays. With names, only those that the named sandboxes mount.
+/// Removes the declared volumes that exist, and with orphans those that are not declared, but for
+/// those that are protected, external, or mounted by a sandbox that stays. With names, only declared
+/// ones that the named sandboxes mount.
 fn remove_volumes(
     desired: &Desired<'_>,
     observed: &ObservedState,
@@ -259,13 +260,17 @@ fn remove_volumes(
         }
     }
     for (name, volume) in &observed.volumes {
-        let Some(spec) = desired.project.volumes.get(name) else { continue };
+        let spec = desired.project.volumes.get(name);
         let mounted = users.get(name);
-        if spec.external || (!options.names.is_empty() && mounted.is_none()) {
+        let asked = match spec {
+            Some(spec) => !spec.external && (options.names.is_empty() || mounted.is_some()),
+            None => options.remove_orphans && options.names.is_empty(),
+        };
+        if !asked {
             continue;
         }
         let resource = ResourceId::Volume(name.clone());
-        let reason = if spec.protect || volume.protect {
+        let reason = if volume.protect || spec.is_some_and(|spec| spec.protect) {
             Some(WithheldReason::ProtectedRemove)
         } else if kept.contains(name) {
             Some(WithheldReason::VolumeInUse)

@@ -91,7 +91,7 @@ impl Action {
         match self {
             Self::PullImage { .. } => "pull",
             Self::CreateSandbox { .. } | Self::CreateVolume { .. } => "create",
-            Self::UpdateSandbox { .. } => "update",
+            Self::UpdateSandbox { .. } | Self::UpdateVolume { .. } => "update",
             Self::StartSandbox { .. } => "start",
             Self::AwaitSandbox { .. } => "await",
             Self::StopSandbox { .. } => "stop",

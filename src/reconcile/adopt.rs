@@ -1,7 +1,8 @@
-//! Sandboxes without a database: each directory holds a record of its row, so a database that was
-//! lost is made again from them.
+//! Sandboxes and volumes without a database: each directory holds a record of its row, so a database
+//! that was lost is made again from them.
 //!
 //! ```text
+//! volumes/ID/volume.json         the row
 //! sandboxes/ID/sandbox.json      the spec columns of the row, as last written
 //! supervisor of ID, if it lives  the status columns, asked over the control socket
 //! ```
@@ -18,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::home::Home;
 use crate::store::{Durability, NewSandbox, StatusChange, Store, StoreError};
 use crate::supervisor::{ControlClient, StatusEvent};
+
+use super::volumes::read_record;
 
 const RECORD: &str = "sandbox.json";
 /// Longer than the record of any sandbox that a Sandboxfile can declare.
@@ -50,7 +53,7 @@ pub enum AdoptError {
         source: io::Error,
     },
     /// A row could not be written.
-    #[error("the sandboxes that were found cannot be recorded")]
+    #[error("the sandboxes and volumes that were found cannot be recorded")]
     Store(#[from] StoreError),
 }
 
@@ -90,15 +93,52 @@ impl Record {
     }
 }
 
-/// Whether there are sandboxes and no database.
-pub fn is_lost(home: &Home) -> bool {
-    let is_missing = fs::metadata(home.database()).map_or(true, |meta| meta.len() == 0);
-    is_missing && fs::read_dir(home.sandboxes()).is_ok_and(|mut entries| entries.next().is_some())
+/// What was taken over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Sandboxes.
+    pub sandboxes: usize,
+    /// Volumes.
+    pub volumes: usize,
 }
 
-/// Makes the rows of sandboxes that have a directory and no row; says how many. Running ones are
-/// not touched. A directory whose record cannot be understood is left as it is.
-pub async fn adopt(home: &Home, store: &Store) -> Result<usize, AdoptError> {
+/// Whether there are sandboxes or volumes and no database.
+pub fn is_lost(home: &Home) -> bool {
+    let is_missing = fs::metadata(home.database()).map_or(true, |meta| meta.len() == 0);
+    let has_some = |dir| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    is_missing && (has_some(home.sandboxes()) || has_some(home.volumes()))
+}
+
+/// Makes the rows of sandboxes and volumes that have a directory and no row; says how many. Running
+/// ones are not touched. A directory whose record cannot be understood is left as it is.
+pub async fn adopt(home: &Home, store: &Store) -> Result<Adopted, AdoptError> {
+    // First, so that no sandbox has a row without its volumes.
+    let volumes = adopt_volumes(home, store)?;
+    let sandboxes = adopt_sandboxes(home, store).await?;
+    Ok(Adopted { sandboxes, volumes })
+}
+
+fn adopt_volumes(home: &Home, store: &Store) -> Result<usize, AdoptError> {
+    let dir = home.volumes();
+    let fail = |path: &Path, source| AdoptError::Read { path: path.to_owned(), source };
+    let mut adopted = 0;
+    for entry in fs::read_dir(&dir).map_err(|e| fail(&dir, e))? {
+        let path = entry.map_err(|e| fail(&dir, e))?.path();
+        let Some(row) = read_record(&path).map_err(|e| fail(&path, e))? else { continue };
+        let is_its_own = path.file_name().is_some_and(|name| name == row.id.as_str());
+        if !is_its_own || store.volume_by_id(&row.id)?.is_some() {
+            continue;
+        }
+        match store.write(Durability::Synced, |w| w.create_volume(&row)) {
+            Ok(()) => adopted += 1,
+            Err(StoreError::VolumeExists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(adopted)
+}
+
+async fn adopt_sandboxes(home: &Home, store: &Store) -> Result<usize, AdoptError> {
     let dir = home.sandboxes();
     let fail = |path: &Path, source| AdoptError::Read { path: path.to_owned(), source };
     let mut adopted = 0;
@@ -177,9 +217,9 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let adopted = runtime.block_on(adopt(&home, &store)).unwrap();
         assert!(!is_lost(&home));
-        assert_eq!(runtime.block_on(adopt(&home, &store)).unwrap(), 0);
+        assert_eq!(runtime.block_on(adopt(&home, &store)).unwrap(), Adopted::default());
         let rows = store.all_sandboxes().unwrap();
-        assert_eq!(adopted, rows.len());
+        assert_eq!(adopted.sandboxes, rows.len());
         rows.into_iter().map(|row| (row.name, row.status, row.protect)).collect()
     }
 

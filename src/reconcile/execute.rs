@@ -394,7 +394,10 @@ const fn weight(action: &Action) -> u32 {
         Action::StartSandbox { .. } | Action::AwaitSandbox { .. } => 20,
         Action::StopSandbox { .. } => 5,
         Action::CreateSandbox { .. } | Action::CreateVolume { .. } | Action::GrowVolume { .. } => 2,
-        Action::UpdateSandbox { .. } | Action::RemoveSandbox { .. } | Action::RemoveVolume => 1,
+        Action::UpdateSandbox { .. }
+        | Action::RemoveSandbox { .. }
+        | Action::UpdateVolume { .. }
+        | Action::RemoveVolume => 1,
     }
 }
 

@@ -13,7 +13,8 @@ use crate::plan::{
     canonical_json,
 };
 use crate::spec::{
-    Condition, Health, ImageSource, Name, Project, ResourceId, SandboxKind, SandboxSpec, Status,
+    Condition, Health, ImageSource, MountSource, Name, Project, ResourceId, SandboxKind,
+    SandboxSpec, Status,
 };
 
 use super::{Host, HostError, ProgressHandle, StepOutput};
@@ -35,6 +36,8 @@ pub struct Machine {
     pub sandboxes: BTreeMap<Name, FakeSandbox>,
     /// Volumes that exist.
     pub volumes: BTreeMap<Name, ObservedVolume>,
+    /// Volumes that belong to no project.
+    pub standalone: BTreeMap<Name, ObservedVolume>,
     /// Digests in the cache.
     pub cached: BTreeSet<String>,
     /// What a reference resolves to where that is not derived from its text.
@@ -190,7 +193,7 @@ impl Machine {
         match &step.resource {
             ResourceId::Image(_) => self.apply_image(step)?,
             ResourceId::Sandbox(name) => self.apply_sandbox(step, name, &title)?,
-            ResourceId::Volume(name) => self.apply_volume(step, name),
+            ResourceId::Volume(name) => self.apply_volume(step, name, &title)?,
         }
         self.serial += 1;
         self.log.push(title);
@@ -206,21 +209,51 @@ impl Machine {
         Ok(())
     }
 
-    fn apply_volume(&mut self, step: &Step, name: &Name) {
+    fn apply_volume(&mut self, step: &Step, name: &Name, title: &str) -> Result<(), HostError> {
         match &step.action {
             Action::CreateVolume { spec } => {
-                let volume = ObservedVolume { quota: spec.quota, protect: spec.protect };
+                if self.volumes.contains_key(name) || spec.external {
+                    return Err(self.violate(format!("{title}: it exists or is external")));
+                }
+                self.debris.insert(title.to_owned());
+                self.crash_point()?;
+                let volume = ObservedVolume {
+                    kind: spec.kind,
+                    quota: spec.size(),
+                    labels: spec.labels.clone(),
+                    protect: spec.protect,
+                };
                 self.volumes.insert(name.clone(), volume);
+                self.debris.remove(title);
             }
-            Action::GrowVolume { quota } => {
-                if let Some(volume) = self.volumes.get_mut(name) {
+            Action::UpdateVolume { spec } => {
+                let Some(volume) = self.volumes.get_mut(name) else {
+                    return Err(self.violate(format!("{title}: it does not exist")));
+                };
+                (volume.labels, volume.protect) = (spec.labels.clone(), spec.protect);
+            }
+            Action::GrowVolume { quota } => match self.volumes.get_mut(name) {
+                Some(volume) if volume.quota.is_some_and(|old| old <= *quota) => {
                     volume.quota = Some(*quota);
                 }
-            }
+                _ => return Err(self.violate(format!("{title}: it does not exist or shrinks"))),
+            },
             _ => {
+                let user = self.sandboxes.iter().find(|(_, sandbox)| sandbox.mounts(name));
+                if let Some((user, _)) = user {
+                    let what = format!("{title}: {user} mounts it");
+                    return Err(self.violate(what));
+                }
+                if self.volumes.get(name).is_none_or(|volume| volume.protect) {
+                    return Err(self.violate(format!("{title}: it is protected or gone")));
+                }
+                self.debris.insert(title.to_owned());
+                self.crash_point()?;
                 self.volumes.remove(name);
+                self.debris.remove(title);
             }
         }
+        Ok(())
     }
 
     fn apply_sandbox(&mut self, step: &Step, name: &Name, title: &str) -> Result<(), HostError> {
@@ -335,6 +368,17 @@ impl Machine {
                 self.violations.push(what);
             }
         }
+        for mount in spec.volumes.values() {
+            let MountSource::Named { volume, external } = &mount.source else { continue };
+            let there = if *external {
+                self.standalone.contains_key(&volume.local())
+            } else {
+                self.volumes.contains_key(volume)
+            };
+            if !there {
+                return Err(self.violate(format!("{title}: there is no volume {volume}")));
+            }
+        }
         let serial = self.serial;
         let found = self.existing(name, id, title)?;
         found.observed.status = Status::Starting;
@@ -408,6 +452,12 @@ impl Machine {
 }
 
 impl FakeSandbox {
+    /// Whether it mounts the project's volume `name`.
+    fn mounts(&self, name: &Name) -> bool {
+        let is_it = |source: &MountSource| matches!(source, MountSource::Named { volume, external: false } if volume == name);
+        self.spec.volumes.values().any(|mount| is_it(&mount.source))
+    }
+
     fn write(&mut self, spec: &PlannedSpec, origin_file: Option<&String>) {
         self.spec = spec.share();
         self.observed.spec_json = canonical_json(spec).into();
@@ -432,6 +482,7 @@ impl Host for FakeHost {
             serial: machine.serial,
             sandboxes: sandboxes.map(|(name, s)| (name.clone(), s.observed.clone())).collect(),
             volumes: machine.volumes.clone(),
+            standalone: machine.standalone.clone(),
         })
     }
 

@@ -8,8 +8,8 @@
 //! start    the supervisor writes its own status; a second start finds it alive
 //! ```
 //!
-//! [`RealHost::recover`] looks at what the journal names: a directory without a row is removed, be
-//! it half made or half removed; nothing else can be half done.
+//! Volumes likewise: `super::volumes`. [`RealHost::recover`] looks at what the journal names: a
+//! directory without a row is removed, be it half made or half removed; nothing else can be half done.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,11 +25,13 @@ use crate::spec::{Name, Project, ResourceId, SandboxSpec};
 use crate::store::{Durability, JournalState, SandboxRow, Store, StoreError, Writer};
 use crate::supervisor;
 
+use super::journal::{self, Entry};
 use super::observe::observe;
-use super::{Host, HostError, ProgressHandle, StepOutput};
+use super::{Host, HostError, ProgressHandle, StepOutput, crash_point};
 
 mod patches;
 mod steps;
+mod volumes;
 
 /// What boots a guest on this machine.
 #[derive(Clone, Debug)]
@@ -69,6 +71,12 @@ enum StepError {
     ImageMoved { found: String, needed: String },
     #[error("sandbox `{0}` does not exist any more")]
     Gone(Name),
+    #[error("there is no volume `{0}` any more: `msb up` makes it, unless it is external")]
+    NoVolume(Name),
+    #[error(
+        "{path}: what the volume `{volume}` held is gone: put it back, or `msb volume rm {volume}`"
+    )]
+    VolumeLost { volume: String, path: PathBuf },
     #[error("sandbox `{0}` still runs")]
     StillRuns(Name),
     #[error("the stored spec of sandbox `{name}` cannot be read")]
@@ -154,13 +162,34 @@ impl RealHost {
         Ok(row)
     }
 
+    /// The id of what a step makes or removes.
+    fn id_of(&self, step: &Step) -> Result<Option<String>, HostError> {
+        Ok(match (&step.action, &step.resource) {
+            (Action::CreateSandbox { .. } | Action::CreateVolume { .. }, _) => {
+                Some(supervisor::new_id().map_err(HostError::failed)?)
+            }
+            (Action::RemoveSandbox { id }, _) => Some(id.clone()),
+            (Action::RemoveVolume, ResourceId::Volume(name)) => {
+                let row = self.lock().volume(Some(self.project.as_str()), name.as_str());
+                row.map_err(HostError::failed)?.map(|row| row.id)
+            }
+            _ => None,
+        })
+    }
+
+    /// The id of what `step` makes, as the journal says it.
+    fn begun_id(&self, step: &Step) -> Result<String, HostError> {
+        match self.begun().get(&step.id).and_then(|(_, id)| id.clone()) {
+            Some(id) => Ok(id),
+            None => supervisor::new_id().map_err(HostError::failed),
+        }
+    }
+
     async fn act(&self, step: &Step, progress: &ProgressHandle) -> Result<StepOutput, HostError> {
         let name = match &step.resource {
             ResourceId::Sandbox(name) => name,
             ResourceId::Image(_) => return self.pull(step, progress).await,
-            ResourceId::Volume(_) => {
-                return Err(HostError::failed(StepError::Unsupported("a volume")));
-            }
+            ResourceId::Volume(name) => return self.volume(step, name),
         };
         match &step.action {
             Action::CreateSandbox { spec, image_digest, origin_file } => {
@@ -176,38 +205,18 @@ impl RealHost {
             Action::RemoveSandbox { id } => self.remove(name, id),
             Action::PullImage { .. }
             | Action::CreateVolume { .. }
+            | Action::UpdateVolume { .. }
             | Action::GrowVolume { .. }
             | Action::RemoveVolume => Err(HostError::failed(StepError::Unsupported("this step"))),
         }
     }
 }
 
-/// Where tests have the process killed.
-fn crash_point(name: &'static str) {
-    fail::fail_point!(name, |_| {
-        let _ =
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-    });
-    let _ = name;
-}
-
-/// What the journal says of a step.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Entry {
-    action: String,
-    sandbox: String,
-    id: Option<String>,
-}
-
 impl Host for RealHost {
     async fn recover(&self, project: &Name) -> Result<(), HostError> {
         let open = self.lock().open_journal(project.as_str()).map_err(HostError::failed)?;
         for row in &open {
-            let Ok(entry) = serde_json::from_str::<Entry>(&row.step) else { continue };
-            let Some(id) = entry.id else { continue };
-            if self.lock().sandbox_by_id(&id).map_err(HostError::failed)?.is_none() {
-                self.remove_files(&id)?;
-            }
+            journal::undo(&self.lock(), row).map_err(HostError::failed)?;
         }
         if !open.is_empty() {
             self.write(|w| w.clear_journal(project.as_str()))?;
@@ -226,17 +235,10 @@ impl Host for RealHost {
     async fn begin(&self, steps: &[&Step]) -> Result<(), HostError> {
         let mut entries = Vec::with_capacity(steps.len());
         for step in steps {
-            let id = match &step.action {
-                Action::CreateSandbox { .. } => {
-                    Some(supervisor::new_id().map_err(HostError::failed)?)
-                }
-                Action::RemoveSandbox { id } => Some(id.clone()),
-                _ => None,
-            };
             let entry = Entry {
-                action: action_word(&step.action).to_owned(),
-                sandbox: step.resource.to_string(),
-                id,
+                action: journal::word(&step.action).to_owned(),
+                resource: step.resource.to_string(),
+                id: self.id_of(step)?,
             };
             let text = serde_json::to_string(&entry).map_err(HostError::failed)?;
             entries.push((step.id, entry.id, text));
@@ -269,20 +271,5 @@ impl Host for RealHost {
             }
             Ok(())
         })
-    }
-}
-
-const fn action_word(action: &Action) -> &'static str {
-    match action {
-        Action::PullImage { .. } => "pull",
-        Action::CreateSandbox { .. } => "create",
-        Action::UpdateSandbox { .. } => "update",
-        Action::StartSandbox { .. } => "start",
-        Action::AwaitSandbox { .. } => "await",
-        Action::StopSandbox { .. } => "stop",
-        Action::RemoveSandbox { .. } => "remove",
-        Action::CreateVolume { .. } => "create-volume",
-        Action::GrowVolume { .. } => "grow-volume",
-        Action::RemoveVolume => "remove-volume",
     }
 }

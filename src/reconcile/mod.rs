@@ -11,13 +11,15 @@ mod execute;
 mod fake;
 mod host;
 mod host_trait;
+mod journal;
 mod observe;
 #[cfg(test)]
 mod properties;
 mod pull;
 mod report;
+mod volumes;
 
-pub use adopt::{AdoptError, adopt, is_lost};
+pub use adopt::{AdoptError, Adopted, adopt, is_lost};
 pub use execute::{ExecuteOptions, Outcome, StepState, execute};
 #[cfg(any(test, feature = "test-support"))]
 pub use fake::{FakeHost, FakeSandbox, Machine};
@@ -25,3 +27,16 @@ pub use host::{BootParts, RealHost};
 pub use host_trait::{Host, HostError, Progress, ProgressHandle, StepOutput};
 pub use observe::{ObserveError, observe, rows};
 pub use report::{Event, Reporter, Silent};
+pub use volumes::{
+    FileError as VolumeFileError, NewVolume, VolumeError, VolumeInfo, VolumeUser, create_volume,
+    grow_volume, list_volumes, prunable_volumes, remove_volume, volume_path,
+};
+
+/// Where tests have the process killed.
+fn crash_point(name: &'static str) {
+    fail::fail_point!(name, |_| {
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    });
+    let _ = name;
+}

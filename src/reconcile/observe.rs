@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::{InvalidSpecHash, ObservedSandbox, ObservedState};
-use crate::spec::{InvalidName, Name, Status};
+use crate::plan::{InvalidSpecHash, ObservedSandbox, ObservedState, ObservedVolume};
+use crate::spec::{ByteSize, InvalidName, Name, Status};
 use crate::store::{SandboxRow, Store, StoreError};
 use crate::supervisor;
 
@@ -17,10 +17,12 @@ pub enum ObserveError {
     #[error("cannot tell which processes live")]
     Processes(#[source] std::io::Error),
     /// A row whose name this version would not have written.
-    #[error("the row of sandbox `{sandbox}` has a bad name")]
+    #[error("the row of {what} `{name}` has a bad name")]
     Name {
-        /// The sandbox.
-        sandbox: String,
+        /// Of what.
+        what: &'static str,
+        /// The name.
+        name: String,
         /// What is wrong with it.
         source: InvalidName,
     },
@@ -47,6 +49,21 @@ pub fn rows(store: &Store, project: &str) -> Result<Vec<SandboxRow>, ObserveErro
 pub fn observe(store: Option<&Store>, project: &Name) -> Result<ObservedState, ObserveError> {
     let mut state = ObservedState::default();
     let Some(store) = store else { return Ok(state) };
+    for row in store.volumes()? {
+        let volumes = match &row.project {
+            None => &mut state.standalone,
+            Some(owner) if owner == project.as_str() => &mut state.volumes,
+            Some(_) => continue,
+        };
+        let name = Name::new(row.name.as_str()).map_err(|source| ObserveError::Name {
+            what: "volume",
+            name: row.name,
+            source,
+        })?;
+        let quota = row.quota_bytes.map(ByteSize::from_bytes);
+        let (kind, labels, protect) = (row.kind, row.labels, row.protect);
+        volumes.insert(name, ObservedVolume { kind, quota, labels, protect });
+    }
     let Some(row) = store.project(project.as_str())? else { return Ok(state) };
     state.serial = row.serial;
     state.sandboxes = rows(store, project.as_str())?
@@ -57,8 +74,11 @@ pub fn observe(store: Option<&Store>, project: &Name) -> Result<ObservedState, O
 }
 
 fn observed(row: SandboxRow) -> Result<(Name, ObservedSandbox), ObserveError> {
-    let name = Name::new(row.name.as_str())
-        .map_err(|source| ObserveError::Name { sandbox: row.name.clone(), source })?;
+    let name = Name::new(row.name.as_str()).map_err(|source| ObserveError::Name {
+        what: "sandbox",
+        name: row.name.clone(),
+        source,
+    })?;
     let spec_hash = row
         .spec_hash
         .parse()

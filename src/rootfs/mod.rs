@@ -75,7 +75,7 @@ pub fn boot_disk(home: &Home) -> Result<PathBuf, DiskError> {
 
 /// Makes `path` an empty ext4 disk of `size`, unless it exists. It takes no room until it is
 /// written to.
-pub fn create_upper(path: &Path, size: ByteSize) -> Result<(), DiskError> {
+pub fn create_disk(path: &Path, size: ByteSize) -> Result<(), DiskError> {
     let file = |source| DiskError::File { path: path.to_owned(), source };
     if path.try_exists().map_err(file)? {
         return Ok(());
@@ -127,14 +127,14 @@ mod tests {
     fn an_upper_is_sparse_private_and_kept() -> Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("upper.ext4");
-        create_upper(&path, ByteSize::from_mib(4096))?;
+        create_disk(&path, ByteSize::from_mib(4096))?;
         let meta = fs::metadata(&path)?;
         assert_eq!(meta.len(), 4 << 30);
         assert!(meta.blocks() * 512 < 1 << 20, "{} bytes", meta.blocks() * 512);
         assert_eq!(meta.mode() & 0o777, 0o600);
-        create_upper(&path, ByteSize::from_mib(16))?;
+        create_disk(&path, ByteSize::from_mib(16))?;
         assert_eq!(fs::metadata(&path)?.len(), 4 << 30);
-        assert!(create_upper(&dir.path().join("tiny"), ByteSize::from_mib(1)).is_err());
+        assert!(create_disk(&dir.path().join("tiny"), ByteSize::from_mib(1)).is_err());
         assert_eq!(fs::read_dir(dir.path())?.count(), 1, "something is left over");
         Ok(())
     }

@@ -30,6 +30,9 @@ pub enum MountSource {
     Named {
         /// The volume.
         volume: Name,
+        /// Whether it is one that belongs to no project.
+        #[serde(default, skip_serializing_if = "is_false")]
+        external: bool,
     },
     /// Memory of the guest.
     Tmpfs {
@@ -38,4 +41,9 @@ pub enum MountSource {
         /// Permission bits of its root; default 0755.
         mode: Option<u32>,
     },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }

@@ -65,6 +65,11 @@ impl Name {
         &self.0
     }
 
+    /// The last segment: the name as it is written in its own file.
+    pub fn local(&self) -> Self {
+        Self(self.0.rsplit('/').next().unwrap_or_default().to_owned())
+    }
+
     /// The name below `namespace`: `infra` + `db` = `infra/db`.
     pub fn within(&self, namespace: &Name) -> Result<Self, InvalidName> {
         Self::new(format!("{namespace}/{self}"))

@@ -36,7 +36,25 @@ pub enum VolumeKind {
     Dir,
 }
 
+impl VolumeKind {
+    /// The word for it in a Sandboxfile.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Dir => "dir",
+        }
+    }
+}
+
 impl VolumeSpec {
     /// The size of a disk volume without a quota.
     pub const DEFAULT_QUOTA: ByteSize = ByteSize::from_mib(10 * 1024);
+
+    /// What it is held to: a disk always has a size, a directory none.
+    pub fn size(&self) -> Option<ByteSize> {
+        match self.kind {
+            VolumeKind::Disk => Some(self.quota.unwrap_or(Self::DEFAULT_QUOTA)),
+            VolumeKind::Dir => self.quota,
+        }
+    }
 }

@@ -94,6 +94,12 @@ pub enum StoreError {
         /// The sandbox.
         name: String,
     },
+    /// A volume of this name exists.
+    #[error("volume `{name}` exists")]
+    VolumeExists {
+        /// Its name, with its project where it has one.
+        name: String,
+    },
     /// The row that was to be changed does not exist.
     #[error("{what} does not exist")]
     Missing {

@@ -3,10 +3,11 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One SQL script a version, in order.
-const MIGRATIONS: [&str; 2] = [include_str!("sql/0001.sql"), include_str!("sql/0002.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("sql/0001.sql"), include_str!("sql/0002.sql"), include_str!("sql/0003.sql")];
 
 /// The schema version of this build: the number of migrations.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize);
 

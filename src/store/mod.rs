@@ -30,6 +30,7 @@ mod migrations;
 mod open;
 mod projects;
 mod sandboxes;
+mod volumes;
 
 pub use error::StoreError;
 pub use events::{Event, EventRow, MAX_EVENTS};
@@ -40,6 +41,7 @@ pub use migrations::SCHEMA_VERSION;
 pub use open::{Durability, Store, Writer};
 pub use projects::ProjectRow;
 pub use sandboxes::{NewSandbox, RunIdentity, SandboxRow, SandboxUpdate, StatusChange};
+pub use volumes::{VolumeRow, VolumeUpdate};
 
 /// The time for rows: milliseconds since the Unix epoch.
 pub fn now_ms() -> i64 {

@@ -97,6 +97,18 @@ impl Writer<'_> {
         Ok(self.sql("remove a project", write())? > 0)
     }
 
+    /// Something that belongs to no project has changed: every next `up` looks closely.
+    pub(super) fn clear_fingerprints(&self) -> Result<(), StoreError> {
+        let write = || {
+            self.conn
+                .prepare_cached(
+                    "UPDATE project SET fingerprint = NULL WHERE fingerprint IS NOT NULL",
+                )?
+                .execute([])
+        };
+        self.sql("write a fingerprint", write()).map(drop)
+    }
+
     pub(super) fn bump(&self, project: &str) -> Result<(), StoreError> {
         let write = || {
             self.conn

@@ -151,7 +151,7 @@ impl FromSql for Word<Health> {
 
 #[derive(Debug, thiserror::Error)]
 #[error("unknown word `{0}`")]
-struct UnknownWord(String);
+pub(super) struct UnknownWord(pub(super) String);
 
 impl SandboxRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -338,7 +338,7 @@ impl Writer<'_> {
 }
 
 /// `SQLITE_CONSTRAINT_UNIQUE`.
-const UNIQUE: i32 = rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE;
+pub(super) const UNIQUE: i32 = rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE;
 
 /// Status columns: for the supervisor, and for observers that settle a dead one.
 impl Writer<'_> {

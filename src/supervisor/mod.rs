@@ -10,6 +10,7 @@ mod health;
 mod identity;
 mod launch;
 mod link;
+mod locks;
 pub mod logs;
 mod mounts;
 mod process;

@@ -69,7 +69,7 @@ impl Mounts {
             MountSource::Bind { path: source, .. } => {
                 self.share(at, Path::new(source), readonly, false);
             }
-            MountSource::Named { volume } => match config.volumes.get(volume) {
+            MountSource::Named { volume, .. } => match config.volumes.get(volume) {
                 Some(place) if place.kind == VolumeKind::Dir => {
                     self.share(at, &place.path, readonly, true);
                 }

@@ -3,14 +3,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
@@ -21,6 +20,7 @@ use tracing_subscriber::{Registry, filter::LevelFilter, reload};
 use super::control::{Socket, StatusEvent};
 use super::launch::{Answer, Launched, Orders};
 use super::link::chain;
+use super::locks::{Locks, lock};
 use super::mounts::Mounts;
 use super::run::{self, Notice};
 use super::runs::{FAREWELL, Runs};
@@ -141,7 +141,7 @@ async fn supervise_sandbox(orders: Orders, channel: &UnixStream) -> Result<(), S
     let Orders { home, config } = orders;
     let home = Home::at(home);
     let paths = SandboxPaths::new(&home, &config.id);
-    let locks = lock(&paths, &config)?;
+    let locks = lock(&home, &config)?;
     let driver = driver(&home, &config)?;
     let socket_path = home.socket(&config.id);
     let socket = Socket::bind(&socket_path)
@@ -176,7 +176,7 @@ async fn supervise_sandbox(orders: Orders, channel: &UnixStream) -> Result<(), S
 #[derive(Debug)]
 pub(super) struct Hold {
     socket: PathBuf,
-    _locks: Vec<File>,
+    _locks: Locks,
 }
 
 impl Drop for Hold {
@@ -184,38 +184,6 @@ impl Drop for Hold {
         // Before the locks: the next supervisor puts its own there.
         let _ = fs::remove_file(&self.socket);
     }
-}
-
-/// Two supervisors never share a sandbox or its disk.
-fn lock(paths: &SandboxPaths, config: &LaunchConfig) -> Result<Vec<File>, String> {
-    let logs = paths.logs();
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&logs)
-        .map_err(|e| format!("{}: cannot be made: {e}", logs.display()))?;
-    let own = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(paths.lock())
-        .map_err(|e| format!("{}: cannot be made: {e}", paths.lock().display()))?;
-    let mut locks = vec![(own, paths.lock())];
-    if let Some(upper) = &config.upper {
-        let disk =
-            File::open(upper).map_err(|e| format!("{}: cannot open: {e}", upper.display()))?;
-        locks.push((disk, upper.clone()));
-    }
-    for (file, path) in &locks {
-        flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-            rustix::io::Errno::WOULDBLOCK => {
-                format!("{}: another supervisor runs this sandbox", path.display())
-            }
-            errno => format!("{}: cannot lock: {errno}", path.display()),
-        })?;
-    }
-    Ok(locks.into_iter().map(|(file, _)| file).collect())
 }
 
 fn driver(home: &Home, config: &LaunchConfig) -> Result<Box<dyn runtime::Driver>, String> {

@@ -102,7 +102,7 @@ impl Files {
     pub(crate) fn with(add: impl FnOnce(&mut Builder)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         busybox_image(&dir.path().join("image.erofs"), add);
-        rootfs::create_upper(&dir.path().join("upper.ext4"), ByteSize::from_mib(256)).unwrap();
+        rootfs::create_disk(&dir.path().join("upper.ext4"), ByteSize::from_mib(256)).unwrap();
         Self { dir }
     }
 

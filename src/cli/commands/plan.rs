@@ -21,7 +21,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Plan) -> Result<Exit, CliErro
         lock.require(ui, &loaded, &selected)?;
     }
     let locked = lock.locked(&loaded, &selected);
-    let look = engine::look(&loaded, &selected, &options, &locked)?;
+    let look = engine::look(ui, &loaded, &selected, &options, &locked)?;
     match args.format {
         Format::Text => ui.data(&look.plan.to_string())?,
         Format::Json => ui.json(&look.plan)?,

@@ -62,6 +62,7 @@ pub(crate) struct Lower<'a> {
     /// Places that later checks between sandboxes point at.
     pub(crate) edges: Vec<Edge>,
     pub(crate) host_ports: Vec<HostPortUse>,
+    pub(crate) volume_uses: Vec<VolumeUse>,
     /// Where variables of env files are set, by sandbox.
     pub(crate) env_places: HashMap<Name, BTreeMap<String, (u32, u32)>>,
 }
@@ -81,6 +82,14 @@ pub(crate) struct HostPortUse {
     pub(crate) span: Span,
 }
 
+/// A mount of a declared volume as written.
+pub(crate) struct VolumeUse {
+    pub(crate) sandbox: Name,
+    pub(crate) volume: Name,
+    pub(crate) readonly: bool,
+    pub(crate) span: Span,
+}
+
 impl<'a> Lower<'a> {
     pub(crate) fn new(
         files: &'a Files,
@@ -97,6 +106,7 @@ impl<'a> Lower<'a> {
             env_files,
             edges: Vec::new(),
             host_ports: Vec::new(),
+            volume_uses: Vec::new(),
             env_places: HashMap::new(),
         }
     }

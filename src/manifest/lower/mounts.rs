@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use crate::manifest::keys::MOUNT;
 use crate::manifest::report::{Problem, Span};
 use crate::manifest::tree::Node;
-use crate::spec::{GuestPath, Mount, MountSource, Patch};
+use crate::spec::{GuestPath, Mount, MountSource, Name, Patch};
 
-use super::{Kind, Lower, parsed};
+use super::{Kind, Lower, VolumeUse, parsed};
 
 /// Permission bits as octal text.
 fn mode(node: &Node) -> Option<u32> {
@@ -15,7 +15,7 @@ fn mode(node: &Node) -> Option<u32> {
 }
 
 impl Lower<'_> {
-    pub(super) fn mounts(&mut self, node: &Node) -> BTreeMap<GuestPath, Mount> {
+    pub(super) fn mounts(&mut self, node: &Node, sandbox: &Name) -> BTreeMap<GuestPath, Mount> {
         let mut mounts = BTreeMap::new();
         let mut places: BTreeMap<GuestPath, Span> = BTreeMap::new();
         let Some(table) = node.as_table() else { return mounts };
@@ -35,6 +35,11 @@ impl Lower<'_> {
                 self.report(problem);
             }
             if let Some(mount) = mount {
+                if let MountSource::Named { volume, .. } = &mount.source {
+                    let (sandbox, volume) = (sandbox.clone(), volume.clone());
+                    let (readonly, span) = (mount.readonly, entry.key_span);
+                    self.volume_uses.push(VolumeUse { sandbox, volume, readonly, span });
+                }
                 mounts.insert(target, mount);
             }
         }
@@ -69,7 +74,7 @@ impl Lower<'_> {
         let source = if let Some(bind) = value("bind") {
             MountSource::Bind { path: self.host_path(bind)?, create: flag("create") }
         } else if let Some(named) = value("named") {
-            MountSource::Named { volume: self.reference(named, Kind::Volume)? }
+            MountSource::Named { volume: self.reference(named, Kind::Volume)?, external: false }
         } else {
             value("tmpfs")?;
             let size: Option<crate::spec::ByteSize> = value("size").and_then(parsed);

@@ -3,8 +3,8 @@
 use crate::manifest::image;
 use crate::manifest::keys::{REGISTRY, SECRET, VOLUME};
 use crate::manifest::report::Problem;
-use crate::manifest::tree::{Entry, Node};
-use crate::spec::{RegistrySpec, SecretSpec, ViolationAction, VolumeSpec};
+use crate::manifest::tree::{Entry, Node, Table};
+use crate::spec::{RegistrySpec, SecretSpec, ViolationAction, VolumeKind, VolumeSpec};
 
 use super::network::lower_case;
 use super::{Lower, parsed, string_map, word};
@@ -24,13 +24,33 @@ impl Lower<'_> {
                     .help(format!("write at least `\"{least}\"`")),
             );
         }
+        let kind = value("kind").and_then(word).unwrap_or_default();
+        self.check_volume(table, kind);
         Some(VolumeSpec {
-            kind: value("kind").and_then(word).unwrap_or_default(),
+            kind,
             quota,
             labels: value("labels").map(string_map).unwrap_or_default(),
             protect: flag("protect"),
             external: flag("external"),
         })
+    }
+
+    fn check_volume(&mut self, table: &Table, kind: VolumeKind) {
+        let external = table.get("external").and_then(|entry| entry.node.as_bool());
+        if external == Some(true) {
+            for entry in table.entries.iter().filter(|entry| entry.key != "external") {
+                let message = format!("an external volume has its own `{}`", entry.key);
+                let problem = Problem::new(entry.key_span, message)
+                    .label("of no effect")
+                    .help("`msb volume create` states it; remove it here");
+                self.report(problem);
+            }
+        } else if let (VolumeKind::Dir, Some(quota)) = (kind, table.get("quota")) {
+            let problem = Problem::new(quota.key_span, "a directory cannot be held to a quota")
+                .label("`kind = \"dir\"`")
+                .help("remove it, or write `kind = \"disk\"`, whose size is a hard limit");
+            self.report(problem);
+        }
     }
 
     pub(crate) fn secret(&mut self, node: &Node) -> Option<SecretSpec> {

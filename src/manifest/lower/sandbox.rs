@@ -118,7 +118,6 @@ impl Lower<'_> {
             "replicas" => spec.replicas = count(node).unwrap_or(1),
             "hostname" => spec.hostname = node.as_str().map(str::to_owned),
             "labels" => spec.labels = string_map(node),
-            "volumes" => spec.volumes = self.mounts(node),
             "patches" => {
                 let items = node.as_list().unwrap_or_default();
                 spec.patches = items.iter().filter_map(|item| self.patch(item)).collect();
@@ -138,6 +137,7 @@ impl Lower<'_> {
         match entry.key.as_str() {
             "depends_on" => spec.depends_on = self.dependencies(name, node),
             "ports" => spec.ports = self.ports(node, name),
+            "volumes" => spec.volumes = self.mounts(node, name),
             "secrets" => {
                 let items = node.as_list().unwrap_or_default();
                 for item in items {

@@ -1,6 +1,5 @@
 //! What each action of a plan does.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -16,6 +15,7 @@ use crate::store::{RunIdentity, SandboxRow, SandboxUpdate};
 use crate::supervisor::{self, ControlClient, LaunchConfig, SandboxPaths, StatusEvent};
 
 use super::super::adopt::Record;
+use super::super::journal;
 use super::super::pull::Meter;
 use super::super::{HostError, Progress, ProgressHandle, StepOutput};
 use super::{RealHost, StepError, crash_point};
@@ -77,11 +77,7 @@ impl RealHost {
             }
         };
         self.make_layer(name, spec, &image, Some(progress)).await?;
-        let id = self.begun().get(&step.id).and_then(|(_, id)| id.clone());
-        let id = match id {
-            Some(id) => id,
-            None => supervisor::new_id().map_err(HostError::failed)?,
-        };
+        let id = self.begun_id(step)?;
         let record = self.record(name, spec, Some(&image.digest), origin_file);
         self.make_disk(&id, name, spec, &image, &record)?;
         crash_point("create-before-row");
@@ -133,7 +129,7 @@ impl RealHost {
         let place = |path: PathBuf| made.join(path.file_name().unwrap_or_default());
         let fill = || {
             self.link_patches(name, spec, image, &place(paths.patches()))?;
-            rootfs::create_upper(&place(paths.upper()), spec.disk).map_err(HostError::failed)?;
+            rootfs::create_disk(&place(paths.upper()), spec.disk).map_err(HostError::failed)?;
             record.write(&made).map_err(|source| fail(&made, "write the record", source))
         };
         fill().inspect_err(|_| {
@@ -198,6 +194,7 @@ impl RealHost {
         })?;
         let digest = row.image_digest.as_deref().unwrap_or_default();
         let image_record = self.disk_image(&spec, digest, progress).await?;
+        let volumes = self.volume_places(&spec)?;
         let paths = SandboxPaths::new(&self.home, &row.id);
         let (upper, patches) = (paths.upper(), paths.patches());
         if !patches.exists() {
@@ -242,7 +239,7 @@ impl RealHost {
             boot_disk: machine.boot_disk.clone(),
             image_file: Some(image_record.file),
             upper: Some(upper),
-            volumes: BTreeMap::new(),
+            volumes,
             boot_timeout_ms: supervisor::DEFAULT_BOOT_TIMEOUT_MS,
             require_jail: machine.require_jail,
             executable: None,
@@ -338,19 +335,11 @@ impl RealHost {
         Ok(StepOutput { already })
     }
 
-    pub(super) fn remove_files(&self, id: &str) -> Result<(), HostError> {
-        for dir in [self.home.sandbox(id), self.home.tmp().join(id)] {
-            match fs::remove_dir_all(&dir) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => {
-                    let what = "remove the directory";
-                    return Err(HostError::failed(StepError::File { path: dir, what, source }));
-                }
-            }
-        }
-        let _ = fs::remove_file(self.home.socket(id));
-        Ok(())
+    fn remove_files(&self, id: &str) -> Result<(), HostError> {
+        let removed = journal::remove_sandbox(&self.home, id);
+        removed.map_err(|(path, source)| {
+            HostError::failed(StepError::File { path, what: "remove the directory", source })
+        })
     }
 
     pub(super) async fn update(
