@@ -229,6 +229,28 @@ impl From<crate::image::RemoveError> for CliError {
     }
 }
 
+impl From<crate::reconcile::VolumeError> for CliError {
+    fn from(error: crate::reconcile::VolumeError) -> Self {
+        use crate::reconcile::VolumeError;
+
+        let hint = match &error {
+            VolumeError::Unknown(_) => Some("`msb volume ls` lists what is there"),
+            VolumeError::InUse { .. } => Some("`msb down` or `msb rm` removes the sandboxes"),
+            VolumeError::Protected(_) => {
+                Some("take `protect` out of the Sandboxfile, then `msb up`")
+            }
+            VolumeError::NoSize => Some("leave the size out, or `--kind disk`"),
+            _ => None,
+        };
+        let busy = matches!(&error, VolumeError::Lease(crate::store::LeaseError::Held { .. }));
+        let this = Self::new(if busy { Exit::LeaseHeld } else { Exit::Failed }, error);
+        match hint {
+            Some(hint) => this.hint(hint),
+            None => this,
+        }
+    }
+}
+
 impl From<crate::plan::PlanError> for CliError {
     fn from(error: crate::plan::PlanError) -> Self {
         use crate::plan::PlanError;

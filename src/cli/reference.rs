@@ -46,8 +46,23 @@ Fields are added, never renamed or removed, within a version. Sizes are in bytes
 `workdir`, `user`, `stop_signal`, `labels`, `volumes`, `exposed_ports`; what is empty is left out) and `layers`, lowest first: `digest`,
 `size_bytes`, `stored` (whether it is on this machine) and `images` (how many images here have it).
 
-`msb.df/1` (`df`): `kinds`, a list of `kind` (`images`, `layers`, `sandboxes`, `other`), `count` (or null), `disk_bytes` and
-`reclaimable_bytes` (what `msb images prune --all` would free).
+`msb.df/1` (`df`): `kinds`, a list of `kind` (`images`, `layers`, `patches`, `sandboxes`, `volumes`, `other`), `count` (or null), `disk_bytes`
+and `reclaimable_bytes` (what `msb images prune --all`, of volumes `msb volume prune`, would free).
+";
+
+/// What `msb volume ls` and `inspect` print.
+const VOLUMES: &str = "\
+`msb.volumes/1` (`volume ls`, `volume inspect`): `volumes`, a list. A volume has
+
+| field | meaning |
+|---|---|
+| `id`, `project`, `name` | what it is; `project` is null for one that `msb volume create` made |
+| `kind`, `path` | `disk` or `dir`, and its file or directory on this machine |
+| `quota_bytes` | the size of a disk; null for a directory |
+| `used_bytes`, `used_complete` | what the disk of this machine gives up, and whether all of it was counted (a directory of more than a million entries is not) |
+| `labels`, `protect`, `origin_file` | what was declared, and where |
+| `created_ms` | when it was made |
+| `used_by` | the sandboxes, running or not, that mount it: `project` and `sandbox` |
 ";
 
 /// What `msb inspect` prints.
@@ -67,6 +82,7 @@ added; none is removed or changes its meaning. Times are milliseconds since the 
 | `restarts`, `restart_at_ms` | runs that its restart policy has begun, and when the next begins while it is `restarting` |
 | `supervisor_pid`, `vm_pid`, `run_id` | the processes of this run; `null` when it does not run |
 | `disk` | its writable disk |
+| `mounts` | what is mounted in it, by guest path: `path`, `kind` (`bind`, `disk`, `dir` or `tmpfs`), `source` (on this machine), `volume` and `readonly` |
 | `protect`, `origin_file`, `spec_hash`, `spec` | what was declared and where, the declaration in its canonical form |
 | `jail` | the layers of the VM's jail in the order of application, each with `layer`, `applied` and `reason`; `null` when it does not run ([security.md](security.md)) |
 
@@ -87,6 +103,8 @@ pub fn reference() -> String {
     section(&mut text, &mut root, "msb");
     text.push_str("## JSON documents of images\n\n");
     text.push_str(DOCUMENTS);
+    text.push_str("\n## JSON documents of volumes\n\n");
+    text.push_str(VOLUMES);
     text.push_str("\n## JSON of `inspect`\n\n");
     text.push_str(INSPECT);
     text.push_str("\n## Exit codes\n\n");

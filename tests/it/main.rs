@@ -19,6 +19,7 @@ mod cli_patches;
 mod cli_registry;
 mod cli_terminal;
 mod cli_up;
+mod cli_volumes;
 mod cli_words;
 mod environment;
 mod erofs;

@@ -16,3 +16,4 @@ mod lifetime;
 mod network;
 mod patches;
 mod session;
+mod volumes;

@@ -3,6 +3,7 @@
 mod images;
 mod lifecycle;
 mod session;
+mod volumes;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub(crate) use lifecycle::{
     Down, Ls, Machine, Names, Plan, Ps, Restart, Rm, Select, Selection, Start, Stop, Up,
 };
 pub(crate) use session::{Exec, Logs};
+pub(crate) use volumes::{VolumeCreate, VolumeNames, VolumePrune, VolumeResize, Volumes};
 
 /// Compose for microVMs: a Sandboxfile declares sandboxes, `msb up` makes the machine match it
 #[derive(Debug, Parser)]
@@ -100,6 +102,9 @@ pub(crate) enum Command {
     /// Show and manage the images on this machine
     #[command(subcommand)]
     Images(Images),
+    /// Show and manage the volumes on this machine
+    #[command(subcommand)]
+    Volume(Volumes),
     /// Show what msb keeps on the disk
     Df(Formatted),
     /// Check the Sandboxfile and print its canonical form

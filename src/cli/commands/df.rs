@@ -7,6 +7,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::project;
 use crate::cli::ui::{Table, Tone, Ui};
 use crate::image::{PruneOptions, disk_usage, list, prunable};
+use crate::reconcile::list_volumes;
 use crate::store::Store;
 
 /// One kind of thing.
@@ -15,7 +16,7 @@ struct Kind {
     /// Where counting makes sense.
     count: Option<usize>,
     bytes: u64,
-    /// What `msb images prune --all` would free.
+    /// What `msb images prune --all`, or `msb volume prune`, would free.
     reclaimable: u64,
 }
 
@@ -33,8 +34,17 @@ pub(crate) fn run(ui: &Ui, args: &Formatted) -> Result<Exit, CliError> {
                 ]);
             }
             ui.table(&table)?;
-            if kinds.iter().any(|kind| kind.reclaimable > 0) {
-                ui.say("`msb images prune --all` frees what is reclaimable");
+            for (command, volumes) in [("images prune --all", false), ("volume prune", true)] {
+                let frees =
+                    |kind: &Kind| kind.reclaimable > 0 && (kind.name == "volumes") == volumes;
+                let what: Vec<&str> =
+                    kinds.iter().filter(|kind| frees(kind)).map(|kind| kind.name).collect();
+                if !what.is_empty() {
+                    ui.say(&format!(
+                        "`msb {command}` frees what is reclaimable of {}",
+                        what.join(", ")
+                    ));
+                }
             }
         }
         Format::Json => ui.json(&json!({
@@ -52,18 +62,22 @@ pub(crate) fn run(ui: &Ui, args: &Formatted) -> Result<Exit, CliError> {
 
 fn kinds() -> Result<Vec<Kind>, CliError> {
     let home = project::home()?;
-    let (images, sandboxes, found) = match Store::open_read_only(&home)? {
+    let (images, sandboxes, volumes, found) = match Store::open_read_only(&home)? {
         Some(store) => {
             let found = prunable(&store, PruneOptions { all: true, layers: false })?;
-            (list(&store)?, store.all_sandboxes()?, Some(found))
+            (list(&store)?, store.all_sandboxes()?, list_volumes(&store)?, Some(found))
         }
-        None => (Vec::new(), Vec::new(), None),
+        None => (Vec::new(), Vec::new(), Vec::new(), None),
     };
     let unused: u64 = found.iter().flat_map(|found| &found.images).map(|i| i.disk_bytes).sum();
     let layers = found.as_ref().map_or(0, |found| {
         found.layers.iter().map(|name| disk_usage(&home.blobs().join(name))).sum()
     });
-    let stale: u64 = found.iter().flat_map(|found| &found.files).map(|f| disk_usage(f)).sum();
+    let files = || found.iter().flat_map(|found| &found.files);
+    let (layer_files, other): (Vec<_>, Vec<_>) =
+        files().partition(|file| file.starts_with(home.patches()));
+    let unpatched = layer_files.into_iter().map(|file| disk_usage(file)).sum();
+    let stale = other.into_iter().map(|file| disk_usage(file)).sum();
     let blobs = std::fs::read_dir(home.blobs()).map_or(0, |entries| {
         entries
             .flatten()
@@ -72,12 +86,19 @@ fn kinds() -> Result<Vec<Kind>, CliError> {
     });
     let image_bytes = images.iter().map(|image| image.disk_bytes).sum();
     let (blob_bytes, sandbox_bytes) = (disk_usage(&home.blobs()), disk_usage(&home.sandboxes()));
-    let rest = disk_usage(home.root()).saturating_sub(image_bytes + blob_bytes + sandbox_bytes);
+    let patches = std::fs::read_dir(home.patches()).map_or(0, |entries| entries.flatten().count());
+    let (patch_bytes, volume_bytes) = (disk_usage(&home.patches()), disk_usage(&home.volumes()));
+    let unmounted = volumes.iter().filter(|info| info.users.is_empty() && !info.row.protect);
+    let unmounted = unmounted.map(|info| info.used_bytes).sum();
+    let known = image_bytes + blob_bytes + patch_bytes + sandbox_bytes + volume_bytes;
+    let rest = disk_usage(home.root()).saturating_sub(known);
     let kind = |name, count, bytes, reclaimable| Kind { name, count, bytes, reclaimable };
     Ok(vec![
         kind("images", Some(images.len()), image_bytes, unused),
         kind("layers", Some(blobs), blob_bytes, layers),
+        kind("patches", Some(patches), patch_bytes, unpatched),
         kind("sandboxes", Some(sandboxes.len()), sandbox_bytes, 0),
+        kind("volumes", Some(volumes.len()), volume_bytes, unmounted),
         kind("other", None, rest, stale),
     ])
 }

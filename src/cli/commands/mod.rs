@@ -20,6 +20,7 @@ mod setup;
 mod up;
 mod update;
 mod version;
+mod volume;
 
 use super::args::{Cli, Command};
 use super::error::{CliError, Exit};
@@ -50,6 +51,7 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Pull(args) => pull::run(ui, global, &args),
         Command::Update(args) => update::run(ui, global, &args),
         Command::Images(args) => images::run(ui, args),
+        Command::Volume(args) => volume::run(ui, global, args),
         Command::Df(args) => df::run(ui, &args),
         Command::Config(args) => config::run(ui, global, &args),
         Command::Init(args) => init::run(ui, &args),
@@ -79,6 +81,7 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Rm(_)
             | Command::Pull(_)
             | Command::Images(_)
+            | Command::Volume(_)
             | Command::Df(_)
     )
 }

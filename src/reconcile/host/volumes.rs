@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::plan::{Action, Step};
 use crate::spec::{ByteSize, MountSource, Name, SandboxSpec, VolumeSpec};
-use crate::store::{Durability, Store, StoreError, VolumeRow, now_ms};
+use crate::store::{Durability, Store, VolumeRow, now_ms};
 use crate::supervisor::VolumePlace;
 
 use super::super::volumes::{
@@ -99,7 +99,7 @@ fn origin_file(step: &Step) -> Option<String> {
 
 fn removed(store: &Store, row: &VolumeRow) -> Result<(), VolumeError> {
     check_unused(store, row)?;
-    store.write(Durability::Synced, |w| Ok::<_, StoreError>(w.remove_volume(&row.id)?))?;
+    store.write(Durability::Synced, |w| w.remove_volume(&row.id))?;
     crash_point("volume-after-row");
     Ok(remove(store.home(), &row.id)?)
 }

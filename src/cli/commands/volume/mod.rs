@@ -1,0 +1,97 @@
+//! `msb volume`: the volumes on this machine.
+
+mod ls;
+mod prune;
+mod rm;
+
+use serde_json::json;
+
+use crate::cli::args::{Global, VolumeCreate, VolumeNames, VolumeResize, Volumes, size};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::project;
+use crate::cli::ui::Ui;
+use crate::reconcile::{
+    NewVolume, VolumeError, VolumeInfo, create_volume, grow_volume, list_volumes,
+};
+use crate::spec::ByteSize;
+use crate::store::Store;
+
+pub(crate) fn run(ui: &Ui, global: &Global, command: Volumes) -> Result<Exit, CliError> {
+    match command {
+        Volumes::Create(args) => create(ui, global, args),
+        Volumes::Ls(args) => ls::run(ui, global, &args),
+        Volumes::Inspect(args) => inspect(ui, global, &args),
+        Volumes::Rm(args) => rm::run(ui, global, &args),
+        Volumes::Prune(args) => prune::run(ui, global, &args),
+        Volumes::Resize(args) => resize(ui, global, &args),
+    }
+}
+
+fn create(ui: &Ui, global: &Global, args: VolumeCreate) -> Result<Exit, CliError> {
+    if let Some(project) = &global.project {
+        let message = format!("the volumes of `{project}` are made by `msb up`");
+        return Err(CliError::message(Exit::Usage, message)
+            .hint("declare it as `[volume.NAME]`, or leave `--project` out"));
+    }
+    let new = NewVolume {
+        name: args.name,
+        kind: args.kind.into(),
+        quota: args.size,
+        labels: args.labels.into_iter().collect(),
+    };
+    let row = create_volume(&Store::open(&project::home()?)?, &new)?;
+    ui.say(&format!("volume {}: created", row.title()));
+    Ok(Exit::Ok)
+}
+
+fn inspect(ui: &Ui, global: &Global, args: &VolumeNames) -> Result<Exit, CliError> {
+    let all = all()?;
+    let found: Vec<&VolumeInfo> =
+        args.names.iter().map(|name| find(&all, global, name)).collect::<Result<_, _>>()?;
+    ui.json(&json!({
+        "schema": "msb.volumes/1",
+        "volumes": found.into_iter().map(ls::document).collect::<Vec<_>>(),
+    }))?;
+    Ok(Exit::Ok)
+}
+
+fn resize(ui: &Ui, global: &Global, args: &VolumeResize) -> Result<Exit, CliError> {
+    let all = all()?;
+    let info = find(&all, global, &args.name)?;
+    grow_volume(&Store::open(&project::home()?)?, &info.row, args.size)?;
+    let name = info.row.title();
+    ui.say(&format!("volume {name}: {} at its next mount", size(args.size.bytes())));
+    Ok(Exit::Ok)
+}
+
+/// All volumes; none where there is no database yet.
+fn all() -> Result<Vec<VolumeInfo>, CliError> {
+    Ok(match Store::open_read_only(&project::home()?)? {
+        Some(store) => list_volumes(&store)?,
+        None => Vec::new(),
+    })
+}
+
+/// The volume that `name` means: as it is listed, or by its name in the project that `-p` names.
+fn find<'a>(
+    all: &'a [VolumeInfo],
+    global: &Global,
+    name: &str,
+) -> Result<&'a VolumeInfo, CliError> {
+    let wanted = match &global.project {
+        Some(project) => format!("{project}/{name}"),
+        None => name.to_owned(),
+    };
+    let found = all.iter().find(|info| info.row.title() == wanted || info.row.title() == name);
+    found.ok_or_else(|| VolumeError::Unknown(wanted).into())
+}
+
+/// The size of a volume in words.
+fn limit(info: &VolumeInfo) -> String {
+    info.row.quota_bytes.map_or_else(|| "-".to_owned(), |n| ByteSize::from_bytes(n).to_string())
+}
+
+/// What a volume takes on the disk, in words.
+fn used(info: &VolumeInfo) -> String {
+    format!("{}{}", if info.counted { "" } else { ">" }, size(info.used_bytes))
+}
