@@ -69,8 +69,6 @@ fn keys(spec: &SandboxSpec, project: &Project) -> Vec<Found> {
     note(!spec.ports.is_empty(), "ports", None);
     note(!spec.secrets.is_empty(), "secrets", None);
     note(!spec.scripts.is_empty(), "scripts", None);
-    note(!spec.hooks.post_start.is_empty(), "hooks.post_start", None);
-    note(!spec.hooks.pre_stop.is_empty(), "hooks.pre_stop", None);
     note(!spec.watch.is_empty(), "watch", None);
     note(spec.replicas != 1, "replicas", Some("more than 1"));
     let start_first = spec.lifecycle.replace == ReplaceOrder::StartFirst;

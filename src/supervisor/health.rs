@@ -4,16 +4,22 @@ use std::time::Duration;
 
 use msb_protocol::mux::Opener;
 use msb_protocol::{
-    ExecOutput, ExitStatus, Frame, ProbeOutput, Request, read_frame, write_message,
+    ExecRequest, ExitStatus, ProbeOutput, ProbeRequest, Request, read_frame, write_message,
 };
-use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::capture::{self, keep};
 use crate::spec::{Health, HealthCheck};
 
-/// What is kept of a probe's output, in bytes.
-const MAX_OUTPUT: usize = 1 << 10;
+/// What a probe asks of the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Probing {
+    /// To run a command.
+    Command(ExecRequest),
+    /// To connect to something.
+    Connection(ProbeRequest),
+}
 
 /// The verdict so far: pure.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +60,7 @@ pub(super) struct HealthChange {
 /// Probes for ever, and reports when the verdict changes (and every failure, for its output).
 pub(super) async fn watch(
     opener: Opener,
-    request: Request,
+    request: Probing,
     check: HealthCheck,
     changes: mpsc::Sender<HealthChange>,
 ) {
@@ -78,7 +84,7 @@ pub(super) async fn watch(
     }
 }
 
-async fn probe(opener: &Opener, request: &Request, timeout: Duration) -> (bool, String) {
+async fn probe(opener: &Opener, request: &Probing, timeout: Duration) -> (bool, String) {
     let mut output = Vec::new();
     let run = run(opener, request, &mut output);
     // Dropping the future closes the session, which kills it.
@@ -95,17 +101,16 @@ async fn probe(opener: &Opener, request: &Request, timeout: Duration) -> (bool, 
 }
 
 /// Whether the probe succeeds; `None` when the agent does not say.
-async fn run(opener: &Opener, request: &Request, output: &mut Vec<u8>) -> Option<bool> {
+async fn run(opener: &Opener, probe: &Probing, output: &mut Vec<u8>) -> Option<bool> {
+    let request = match probe {
+        Probing::Command(request) => {
+            let status = capture::exec(opener, request, output).await?;
+            return Some(status == ExitStatus::Code(0));
+        }
+        Probing::Connection(request) => request,
+    };
     let mut stream = opener.open().await.ok()?;
-    write_message(&mut stream, request).await.ok()?;
-    match request {
-        Request::Probe(_) => answer(stream, output).await,
-        _ => exit(stream, output).await,
-    }
-}
-
-/// What a connection came to.
-async fn answer(mut stream: impl AsyncRead + Unpin, output: &mut Vec<u8>) -> Option<bool> {
+    write_message(&mut stream, &Request::Probe(request.clone())).await.ok()?;
     let mut buffer = Vec::new();
     let frame = read_frame(&mut stream, &mut buffer).await.ok()??;
     let (ok, text) = match frame.message().ok()? {
@@ -117,31 +122,6 @@ async fn answer(mut stream: impl AsyncRead + Unpin, output: &mut Vec<u8>) -> Opt
     };
     keep(output, text.as_bytes());
     Some(ok)
-}
-
-/// How a command ended.
-async fn exit(mut stream: impl AsyncRead + Unpin, output: &mut Vec<u8>) -> Option<bool> {
-    let mut buffer = Vec::new();
-    while let Some(frame) = read_frame(&mut stream, &mut buffer).await.ok()? {
-        match &frame {
-            Frame::Data { bytes, .. } => keep(output, bytes),
-            Frame::Message(_) => match frame.message().ok()? {
-                ExecOutput::Started { .. } => {}
-                ExecOutput::Exited(status) => return Some(status == ExitStatus::Code(0)),
-                ExecOutput::Failed(failure) => {
-                    output.clear();
-                    keep(output, failure.to_string().as_bytes());
-                    return Some(false);
-                }
-            },
-        }
-    }
-    None
-}
-
-fn keep(output: &mut Vec<u8>, bytes: &[u8]) {
-    let room = MAX_OUTPUT - output.len().min(MAX_OUTPUT);
-    output.extend_from_slice(&bytes[..bytes.len().min(room)]);
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 //! survives the command that started it.
 #![allow(clippy::disallowed_methods, reason = "this module runs processes and keeps logs")]
 
+mod capture;
 mod config;
 mod control;
 mod health;
+mod hooks;
 mod identity;
 mod launch;
 mod link;

@@ -29,8 +29,8 @@ use super::health::{self, HealthChange};
 use super::logs::LogWriter;
 use super::requests::{self, MAX_SESSIONS};
 use super::restart::RunEnd;
-use super::state::{Effect, Input, StateDriver};
-use super::{LaunchConfig, session, workload};
+use super::state::{Effect, Hook, Input, StateDriver};
+use super::{LaunchConfig, hooks, session, workload};
 use crate::runtime::Vm;
 use crate::spec::{Health, Millis, SandboxSpec, Status};
 use crate::store::{RunIdentity, now_ms};
@@ -92,6 +92,7 @@ pub(super) struct Run {
     health: Option<Health>,
     probe_output: Option<String>,
     health_task: Option<AbortHandle>,
+    hook_task: Option<AbortHandle>,
     sessions: Arc<Semaphore>,
     deadline: Option<Instant>,
     place: Place,
@@ -121,7 +122,8 @@ impl Run {
     ) -> Self {
         let has_workload = !workload::workload_argv(&config.spec, &config.image).is_empty();
         let timeout = Duration::from_millis(config.boot_timeout_ms);
-        let (state, effects) = StateDriver::new(has_workload, timeout);
+        let (state, effects) =
+            StateDriver::new(has_workload, workload::hook_set(&config.spec), timeout);
         let mut run = Self {
             health: config.spec.healthcheck.as_ref().map(|_| Health::Starting),
             config,
@@ -134,6 +136,7 @@ impl Run {
             signals: None,
             probe_output: None,
             health_task: None,
+            hook_task: None,
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
             deadline: None,
             place,
@@ -203,8 +206,10 @@ impl Run {
         }
         let last = self.event();
         let end = RunEnd {
-            ran: self.runs_since.map(|since| since.elapsed()),
-            failed: last.status == Status::Crashed || last.exit_code.is_some_and(|code| code != 0),
+            ran: self.runs_since.filter(|_| last.started).map(|since| since.elapsed()),
+            failed: last.status == Status::Crashed
+                || !last.started
+                || last.exit_code.is_some_and(|code| code != 0),
             asked: self.state.asked(),
         };
         Ended { config: self.config, last, end }
@@ -221,6 +226,12 @@ impl Run {
             tracing::debug!(?effect);
             match effect {
                 Effect::StartWorkload => self.start_workload(),
+                Effect::RunHooks(hook) => self.run_hooks(hook),
+                Effect::StopHooks => {
+                    if let Some(task) = self.hook_task.take() {
+                        task.abort();
+                    }
+                }
                 Effect::StartHealth => self.start_health(),
                 Effect::StopHealth => self.stop_health(),
                 Effect::SignalWorkload => {
@@ -273,6 +284,15 @@ impl Run {
         }
     }
 
+    fn run_hooks(&mut self, hook: Hook) {
+        self.runs_since.get_or_insert_with(Instant::now);
+        let Some(opener) = self.opener.clone() else { return };
+        let commands = workload::hooks(&self.config.spec, &self.config.image, hook);
+        let grace = self.config.spec.stop_grace_period.duration();
+        let hooks = hooks::run(opener, hook, commands, grace, self.sinks.notices.clone());
+        self.hook_task = Some(tokio::task::spawn_local(hooks).abort_handle());
+    }
+
     fn start_health(&mut self) {
         self.runs_since.get_or_insert_with(Instant::now);
         self.stop_health();
@@ -319,6 +339,7 @@ impl Run {
         let changed = spec.healthcheck != self.config.spec.healthcheck;
         super::process::set_log_level(spec.log_level);
         self.config.spec = spec;
+        self.state.set_hooks(workload::hook_set(&self.config.spec));
         if changed && probes && self.state.started() {
             self.health = self.config.spec.healthcheck.as_ref().map(|_| Health::Starting);
             self.probe_output = None;

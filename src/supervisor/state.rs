@@ -13,7 +13,9 @@
 //!
 //! The end of the VM ends the run from every phase. It is `stopped` after a `Bye` or when this side
 //! killed the VM on request, else `crashed`. Each phase but `Running` has a time limit, so that a
-//! stop always ends. A run that has had its time (`Expire`) is stopped, with a reason and an exit
+//! stop always ends. Hooks belong to a phase: those after the start run in `Running`, before the
+//! sandbox counts as started; those before the stop in `Stopping`, within the grace period and
+//! before the stop signal. A run that has had its time (`Expire`) is stopped, with a reason and an exit
 //! code that say so.
 
 use std::time::Duration;
@@ -53,6 +55,15 @@ pub(super) enum Input {
     WorkloadStarted,
     /// The workload does not run any more.
     WorkloadEnded(WorkloadEnd),
+    /// Hooks have run, up to the first that failed.
+    HooksEnded {
+        /// Which.
+        hook: Hook,
+        /// Why one failed.
+        failure: Option<String>,
+        /// What the workload may take to stop, if that is the consequence.
+        grace: Duration,
+    },
     /// Someone wants it to end in order.
     Stop(Duration),
     /// Someone wants it to end at once.
@@ -76,6 +87,22 @@ pub(super) enum Input {
     TimeUp,
 }
 
+/// When hooks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// When the workload runs.
+    PostStart,
+    /// Before the stop signal.
+    PreStop,
+}
+
+/// Which hooks there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HookSet {
+    pub(super) post_start: bool,
+    pub(super) pre_stop: bool,
+}
+
 /// How a workload ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum WorkloadEnd {
@@ -94,6 +121,10 @@ pub(super) enum WorkloadEnd {
 pub(super) enum Effect {
     /// Start the workload.
     StartWorkload,
+    /// Run hooks.
+    RunHooks(Hook),
+    /// End the hooks that run.
+    StopHooks,
     /// Begin the health check.
     StartHealth,
     /// End the health check.
@@ -146,6 +177,9 @@ pub(super) struct StateDriver {
     /// Its end was asked for: no other run follows by itself.
     asked: bool,
     expired: bool,
+    hooks: HookSet,
+    /// Those that run.
+    running_hooks: Option<Hook>,
     started: bool,
     exit_code: Option<i32>,
     error: Option<String>,
@@ -154,7 +188,11 @@ pub(super) struct StateDriver {
 
 impl StateDriver {
     /// A run that boots, and what is to be done first.
-    pub(super) fn new(has_workload: bool, boot_timeout: Duration) -> (Self, Vec<Effect>) {
+    pub(super) fn new(
+        has_workload: bool,
+        hooks: HookSet,
+        boot_timeout: Duration,
+    ) -> (Self, Vec<Effect>) {
         let state = Self {
             phase: Phase::Booting,
             has_workload,
@@ -165,12 +203,19 @@ impl StateDriver {
             link_lost: false,
             asked: false,
             expired: false,
+            hooks,
+            running_hooks: None,
             started: false,
             exit_code: None,
             error: None,
             outcome: Status::Crashed,
         };
         (state, vec![Effect::Arm(boot_timeout)])
+    }
+
+    /// The hooks that there are by now.
+    pub(super) fn set_hooks(&mut self, hooks: HookSet) {
+        self.hooks = hooks;
     }
 
     /// Where it is.
@@ -234,11 +279,10 @@ impl StateDriver {
             },
             Input::WorkloadStarted => self.workload_started(),
             Input::WorkloadEnded(end) => self.workload_ended(end),
+            Input::HooksEnded { hook, failure, grace } => self.hooks_ended(hook, failure, grace),
             Input::Bye => match self.phase {
                 Phase::Dying | Phase::Leaving => Vec::new(),
-                _ => {
-                    self.enter(Phase::Leaving, vec![Effect::StopHealth, Effect::Arm(LEAVE_TIMEOUT)])
-                }
+                _ => self.end_with(Phase::Leaving, vec![Effect::Arm(LEAVE_TIMEOUT)]),
             },
             Input::LinkLost(why) => self.lose(format!("the link to the guest broke: {why}")),
             Input::LinkBroken(why) => match self.phase {
@@ -253,6 +297,15 @@ impl StateDriver {
         self.phase = phase;
         effects.push(Effect::Publish);
         effects
+    }
+
+    /// Enters a phase in which neither probes nor hooks run.
+    fn end_with(&mut self, phase: Phase, mut effects: Vec<Effect>) -> Vec<Effect> {
+        effects.insert(0, Effect::StopHealth);
+        if self.running_hooks.take().is_some() {
+            effects.insert(0, Effect::StopHooks);
+        }
+        self.enter(phase, effects)
     }
 
     fn booted(&mut self) -> Vec<Effect> {
@@ -271,17 +324,48 @@ impl StateDriver {
             // The agent answers at once, one way or the other.
             return vec![Effect::StartWorkload, Effect::Arm(SHUTDOWN_TIMEOUT)];
         }
-        self.started = true;
-        self.enter(Phase::Running, vec![Effect::Arm(Duration::MAX), Effect::StartHealth])
+        self.phase = Phase::Running;
+        self.runs()
     }
 
     fn workload_started(&mut self) -> Vec<Effect> {
-        let first = !std::mem::replace(&mut self.started, true);
         match self.phase {
-            Phase::Running if first => {
-                vec![Effect::Arm(Duration::MAX), Effect::StartHealth, Effect::Publish]
+            Phase::Running if !self.started && self.running_hooks.is_none() => self.runs(),
+            Phase::Running => Vec::new(),
+            _ => {
+                self.started = true;
+                Vec::new()
             }
-            _ => Vec::new(),
+        }
+    }
+
+    /// What there is to run runs: hooks make it a start.
+    fn runs(&mut self) -> Vec<Effect> {
+        if self.hooks.post_start {
+            self.running_hooks = Some(Hook::PostStart);
+            return vec![Effect::Arm(Duration::MAX), Effect::RunHooks(Hook::PostStart)];
+        }
+        self.started = true;
+        vec![Effect::Arm(Duration::MAX), Effect::StartHealth, Effect::Publish]
+    }
+
+    fn hooks_ended(&mut self, hook: Hook, failure: Option<String>, grace: Duration) -> Vec<Effect> {
+        if self.running_hooks != Some(hook) {
+            return Vec::new();
+        }
+        self.running_hooks = None;
+        match (hook, failure) {
+            (Hook::PostStart, None) => {
+                self.started = true;
+                vec![Effect::StartHealth, Effect::Publish]
+            }
+            (Hook::PostStart, Some(why)) => {
+                self.error.get_or_insert_with(|| format!("{START_FAILED}: post_start: {why}"));
+                self.signal(grace)
+            }
+            // A hook that fails does not keep a sandbox from being stopped.
+            (Hook::PreStop, _) if self.workload_runs => vec![Effect::SignalWorkload],
+            (Hook::PreStop, _) => self.shut_down(),
         }
     }
 
@@ -291,6 +375,8 @@ impl StateDriver {
         }
         match end {
             WorkloadEnd::Exited(status) => {
+                // It has run, whatever its hooks would have said.
+                self.started |= self.running_hooks == Some(Hook::PostStart);
                 // Codes come from the guest: what a shell could report, nothing else.
                 self.exit_code = Some(status.code().clamp(0, 255));
             }
@@ -319,12 +405,9 @@ impl StateDriver {
     }
 
     fn shut_down(&mut self) -> Vec<Effect> {
-        let effects = vec![
-            Effect::StopHealth,
-            Effect::Shutdown(REST_GRACE),
-            Effect::Arm(REST_GRACE + SHUTDOWN_TIMEOUT),
-        ];
-        self.enter(Phase::ShuttingDown, effects)
+        let effects =
+            vec![Effect::Shutdown(REST_GRACE), Effect::Arm(REST_GRACE + SHUTDOWN_TIMEOUT)];
+        self.end_with(Phase::ShuttingDown, effects)
     }
 
     fn stop(&mut self, grace: Duration) -> Vec<Effect> {
@@ -333,14 +416,24 @@ impl StateDriver {
                 self.stop_wanted = true;
                 vec![Effect::Shorten(grace)]
             }
-            Phase::Running if self.workload_runs => {
-                let effects = vec![Effect::StopHealth, Effect::SignalWorkload, Effect::Arm(grace)];
-                self.enter(Phase::Stopping, effects)
+            Phase::Running if self.started && self.hooks.pre_stop => {
+                let effects = vec![Effect::RunHooks(Hook::PreStop), Effect::Arm(grace)];
+                let effects = self.end_with(Phase::Stopping, effects);
+                self.running_hooks = Some(Hook::PreStop);
+                effects
             }
-            Phase::Running => self.shut_down(),
+            Phase::Running => self.signal(grace),
             Phase::Stopping if !self.kill_sent => vec![Effect::Shorten(grace)],
             _ => Vec::new(),
         }
+    }
+
+    /// Stops the workload, where there is one.
+    fn signal(&mut self, grace: Duration) -> Vec<Effect> {
+        if !self.workload_runs {
+            return self.shut_down();
+        }
+        self.end_with(Phase::Stopping, vec![Effect::SignalWorkload, Effect::Arm(grace)])
     }
 
     fn expire(&mut self, grace: Duration, limit: &str) -> Vec<Effect> {
@@ -360,10 +453,7 @@ impl StateDriver {
         self.wanted = true;
         match self.phase {
             Phase::Dying => vec![Effect::KillVm],
-            _ => self.enter(
-                Phase::Dying,
-                vec![Effect::StopHealth, Effect::KillVm, Effect::Arm(Duration::MAX)],
-            ),
+            _ => self.end_with(Phase::Dying, vec![Effect::KillVm, Effect::Arm(Duration::MAX)]),
         }
     }
 
@@ -374,17 +464,14 @@ impl StateDriver {
             _ => {
                 self.error.get_or_insert(why);
                 self.link_lost = true;
-                self.enter(Phase::Dying, vec![Effect::StopHealth, Effect::Arm(LINK_TIMEOUT)])
+                self.end_with(Phase::Dying, vec![Effect::Arm(LINK_TIMEOUT)])
             }
         }
     }
 
     fn die(&mut self, why: String) -> Vec<Effect> {
         self.error.get_or_insert(why);
-        self.enter(
-            Phase::Dying,
-            vec![Effect::StopHealth, Effect::KillVm, Effect::Arm(Duration::MAX)],
-        )
+        self.end_with(Phase::Dying, vec![Effect::KillVm, Effect::Arm(Duration::MAX)])
     }
 
     fn time_up(&mut self) -> Vec<Effect> {
@@ -392,9 +479,14 @@ impl StateDriver {
             Phase::Booting if self.stop_wanted => self.kill(),
             Phase::Booting => self.die("the guest did not boot in time".into()),
             Phase::Running => self.die("the agent did not start the workload in time".into()),
+            Phase::Stopping if !self.workload_runs => self.shut_down(),
             Phase::Stopping if !self.kill_sent => {
                 self.kill_sent = true;
-                vec![Effect::KillWorkload, Effect::Arm(REAP_TIMEOUT)]
+                let mut effects = vec![Effect::KillWorkload, Effect::Arm(REAP_TIMEOUT)];
+                if self.running_hooks.take().is_some() {
+                    effects.insert(0, Effect::StopHooks);
+                }
+                effects
             }
             Phase::Stopping => {
                 self.exit_code = Some(KILLED);
@@ -434,7 +526,7 @@ impl StateDriver {
             }
         };
         self.workload_runs = false;
-        self.enter(Phase::Ended, vec![Effect::StopHealth, Effect::End])
+        self.end_with(Phase::Ended, vec![Effect::End])
     }
 }
 
@@ -448,7 +540,15 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(10);
 
     fn run(has_workload: bool, inputs: impl IntoIterator<Item = Input>) -> StateDriver {
-        let (mut state, _) = StateDriver::new(has_workload, BOOT);
+        run_with(has_workload, HookSet::default(), inputs)
+    }
+
+    fn run_with(
+        has_workload: bool,
+        hooks: HookSet,
+        inputs: impl IntoIterator<Item = Input>,
+    ) -> StateDriver {
+        let (mut state, _) = StateDriver::new(has_workload, hooks, BOOT);
         for input in inputs {
             state.step(input);
         }
@@ -543,10 +643,77 @@ mod tests {
         assert!(state.error().is_some_and(|error| error.contains("command not found")));
     }
 
+    const BOTH: HookSet = HookSet { post_start: true, pre_stop: true };
+
+    fn hooked(hook: Hook, failure: Option<&str>) -> Input {
+        Input::HooksEnded { hook, failure: failure.map(str::to_owned), grace: GRACE }
+    }
+
+    #[test]
+    fn hooks_after_the_start_are_part_of_it() {
+        let mut state = run_with(true, BOTH, [Input::Booted]);
+        let asked = state.step(Input::WorkloadStarted);
+        assert!(asked.contains(&Effect::RunHooks(Hook::PostStart)));
+        assert_eq!((state.status(), state.started()), (Status::Starting, false));
+        let asked = state.step(hooked(Hook::PostStart, None));
+        assert!(asked.contains(&Effect::StartHealth));
+        assert_eq!((state.status(), state.started()), (Status::Running, true));
+    }
+
+    #[test]
+    fn a_hook_that_fails_after_the_start_makes_it_a_failure() {
+        let mut state = run_with(true, BOTH, [Input::Booted, Input::WorkloadStarted]);
+        let asked = state.step(hooked(Hook::PostStart, Some("no")));
+        assert!(asked.contains(&Effect::SignalWorkload) && asked.contains(&Effect::Arm(GRACE)));
+        for input in [exited(0), Input::Bye, VM_ENDED] {
+            state.step(input);
+        }
+        assert!(!state.started() && !state.asked());
+        assert_eq!(state.error(), Some("the workload could not be started: post_start: no"));
+    }
+
+    #[test]
+    fn hooks_before_the_stop_have_the_grace_period() {
+        let up = [Input::Booted, Input::WorkloadStarted, hooked(Hook::PostStart, None)];
+        let mut state = run_with(true, BOTH, up.clone());
+        let asked = state.step(Input::Stop(GRACE));
+        assert!(asked.contains(&Effect::RunHooks(Hook::PreStop)));
+        assert!(asked.contains(&Effect::Arm(GRACE)) && !asked.contains(&Effect::SignalWorkload));
+        assert_eq!(state.step(hooked(Hook::PreStop, Some("no"))), [Effect::SignalWorkload]);
+        // Those that take too long end with the workload.
+        let mut state = run_with(true, BOTH, up.clone().into_iter().chain([Input::Stop(GRACE)]));
+        let asked = state.step(Input::TimeUp);
+        assert!(asked.contains(&Effect::StopHooks) && asked.contains(&Effect::KillWorkload));
+        assert_eq!(state.step(hooked(Hook::PreStop, None)), []);
+        // Without a workload the guest is shut down.
+        let up = [Input::Booted, hooked(Hook::PostStart, None), Input::Stop(GRACE)];
+        let mut state = run_with(false, BOTH, up.clone());
+        assert!(state.step(hooked(Hook::PreStop, None)).contains(&Effect::Shutdown(REST_GRACE)));
+        let mut state = run_with(false, BOTH, up);
+        assert!(state.step(Input::TimeUp).contains(&Effect::Shutdown(REST_GRACE)));
+        assert_eq!(state.exit_code(), None);
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_hooks_after_the_start() {
+        let mut state = run_with(true, BOTH, [Input::Booted, Input::WorkloadStarted]);
+        let asked = state.step(Input::Stop(GRACE));
+        assert!(asked.contains(&Effect::StopHooks) && asked.contains(&Effect::SignalWorkload));
+        assert!(!asked.contains(&Effect::RunHooks(Hook::PreStop)));
+        // A job may be through before its hooks are.
+        let up = [Input::Booted, Input::WorkloadStarted, exited(0), Input::Bye, VM_ENDED];
+        let state = run_with(true, BOTH, up);
+        assert_eq!((state.started(), state.exit_code(), state.error()), (true, Some(0), None));
+    }
+
     fn input() -> impl Strategy<Value = Input> {
         prop_oneof![
             Just(Input::Booted),
             Just(Input::BootFailed("x".into())),
+            Just(hooked(Hook::PostStart, None)),
+            Just(hooked(Hook::PostStart, Some("x"))),
+            Just(hooked(Hook::PreStop, None)),
+            Just(hooked(Hook::PreStop, Some("x"))),
             Just(Input::WorkloadStarted),
             (-1000..1000).prop_map(exited),
             Just(Input::WorkloadEnded(WorkloadEnd::Failed(ExecFailure::NotFound("x".into())))),
@@ -568,6 +735,7 @@ mod tests {
     struct World {
         timer: bool,
         vm_killed: bool,
+        hooks: bool,
         workloads: u32,
         ends: u32,
     }
@@ -581,6 +749,10 @@ mod tests {
                     Effect::KillVm => self.vm_killed = true,
                     Effect::StartWorkload => self.workloads += 1,
                     Effect::End => self.ends += 1,
+                    Effect::RunHooks(_) => {
+                        assert!(!std::mem::replace(&mut self.hooks, true));
+                    }
+                    Effect::StopHooks => self.hooks = false,
                     Effect::StartHealth
                     | Effect::StopHealth
                     | Effect::SignalWorkload
@@ -596,17 +768,29 @@ mod tests {
         /// However hostile or unlucky the order of events, from any state time alone kills the VM
         /// (unless it simply runs), its end ends the run once, and the workload starts once at most.
         #[test]
-        fn every_run_ends(has_workload: bool, inputs in prop::collection::vec(input(), 0..40), stop: bool) {
-            let (mut state, effects) = StateDriver::new(has_workload, BOOT);
+        fn every_run_ends(
+            has_workload: bool,
+            hooks: (bool, bool),
+            inputs in prop::collection::vec(input(), 0..40),
+            stop: bool,
+        ) {
+            let hooks = HookSet { post_start: hooks.0, pre_stop: hooks.1 };
+            let (mut state, effects) = StateDriver::new(has_workload, hooks, BOOT);
             let mut world = World::default();
             world.apply(&effects);
             for input in inputs {
                 if input == Input::TimeUp && !std::mem::take(&mut world.timer) {
                     continue;
                 }
+                if let Input::HooksEnded { .. } = &input
+                    && !std::mem::take(&mut world.hooks)
+                {
+                    continue;
+                }
                 let effects = state.step(input);
                 world.apply(&effects);
-                let waits = state.phase() == Phase::Running && (state.started() || !has_workload);
+                let settled = state.started() || !has_workload || world.hooks;
+                let waits = state.phase() == Phase::Running && settled;
                 prop_assert!(
                     world.timer || world.vm_killed || waits || state.phase() == Phase::Ended,
                     "stuck in {:?}", state.phase()

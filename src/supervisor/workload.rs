@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use msb_protocol::{BootConfig, ExecRequest, HttpProbe, ProbeRequest, Request};
+use msb_protocol::{BootConfig, ExecRequest, HttpProbe, ProbeRequest};
 
+use super::health::Probing;
 use super::mounts::Mounts;
+use super::state::{Hook, HookSet};
 use super::{ImageDefaults, LaunchConfig};
 use crate::spec::{HealthCheck, InvalidProbe, Probe, ProbeTarget, SandboxSpec, Signal};
 
@@ -53,24 +55,45 @@ pub(super) fn complete(
 }
 
 /// What a probe asks of the agent.
-pub(super) fn probe(spec: &SandboxSpec, image: &ImageDefaults, check: &HealthCheck) -> Request {
+pub(super) fn probe(spec: &SandboxSpec, image: &ImageDefaults, check: &HealthCheck) -> Probing {
     let argv = match &check.probe {
         Probe::Exec(argv) => argv.clone(),
         Probe::Shell(script) => vec![shell(spec), "-c".into(), script.clone()],
         Probe::Http(url) => return connection(ProbeTarget::http(url), check),
         Probe::Tcp(address) => return connection(ProbeTarget::tcp(address), check),
     };
-    Request::Exec(complete(spec, image, ExecRequest { argv, ..ExecRequest::default() }))
+    Probing::Command(complete(spec, image, ExecRequest { argv, ..ExecRequest::default() }))
 }
 
 /// A target that was checked when it was read; without one the probe fails.
-fn connection(target: Result<ProbeTarget, InvalidProbe>, check: &HealthCheck) -> Request {
+fn connection(target: Result<ProbeTarget, InvalidProbe>, check: &HealthCheck) -> Probing {
     let (addresses, http) = target.map_or_else(|_| (Vec::new(), None), |t| (t.addresses, t.http));
-    Request::Probe(ProbeRequest {
+    Probing::Connection(ProbeRequest {
         addresses: addresses.iter().map(ToString::to_string).collect(),
         http: http.map(|get| HttpProbe { host: get.host, path: get.path }),
         timeout_ms: check.timeout.ms(),
     })
+}
+
+/// The hooks of `hook`, in order.
+pub(super) fn hooks(spec: &SandboxSpec, image: &ImageDefaults, hook: Hook) -> Vec<ExecRequest> {
+    let commands = match hook {
+        Hook::PostStart => &spec.hooks.post_start,
+        Hook::PreStop => &spec.hooks.pre_stop,
+    };
+    let request = |argv: &Vec<String>| {
+        let request = ExecRequest { argv: argv.clone(), ..ExecRequest::default() };
+        complete(spec, image, request)
+    };
+    commands.iter().map(request).collect()
+}
+
+/// Which hooks there are.
+pub(super) fn hook_set(spec: &SandboxSpec) -> HookSet {
+    HookSet {
+        post_start: !spec.hooks.post_start.is_empty(),
+        pre_stop: !spec.hooks.pre_stop.is_empty(),
+    }
 }
 
 fn shell(spec: &SandboxSpec) -> String {

@@ -78,3 +78,16 @@ fn an_edit_ends_a_sandbox_that_has_had_its_time() {
     let ran = env.msb("inspect web").expect(0);
     assert!(ran.stdout.contains("stopped after its max_duration of 1ms"), "{}", ran.stdout);
 }
+
+#[test]
+fn what_a_failing_hook_wrote_is_shown() {
+    let env = Environment::new();
+    env.write(
+        "Sandboxfile",
+        "name = \"life\"\n[sandbox.web]\nimage = \"./image\"\ncmd = [\"sleep\", \"100000\"]\n\
+         hooks = { post_start = [[\"/bin/sh\", \"-c\", \"echo no database; exit 3\"]] }\n",
+    );
+    let ran = env.msb("up -d").expect(1);
+    assert!(ran.stderr.contains("(exit code 3): no database"), "{}", ran.stderr);
+    assert_eq!(env.statuses(), ["web stopped"]);
+}

@@ -2,6 +2,7 @@
 //! program in its place can do that means harm is in [`hostile`].
 
 mod bench;
+mod hooks;
 mod hostile;
 mod lives;
 mod probes;

@@ -123,7 +123,7 @@ static KEYS: [Key; 35] = [
     .later(),
     key("secrets", NAMES, "", "Secrets whose placeholders it sees.").merge(Union).later(),
     key("replicas", Ty::Int(1, 1000), "1", "How many of it run. Only 1 is carried out by this version."),
-    key("hooks", Ty::Table(&HOOKS), "", "Commands in the guest around the life of the workload.").later(),
+    key("hooks", Ty::Table(&HOOKS), "", "Commands in the guest around the life of the workload."),
     key("lifecycle", Ty::Table(&LIFECYCLE), "", "Limits on what a plan may do to it."),
     key("watch", Ty::List(&Ty::Table(&WATCH), 0), "", "What `msb watch` reacts to.").merge(Append).later(),
     key(
@@ -367,12 +367,20 @@ pub(crate) static HOOKS: TableDef = TableDef {
     path: "sandbox.*.hooks",
     doc: "Commands in the guest around the life of the workload, in order.",
     keys: &[
-        key("post_start", Ty::List(&COMMAND, 0), "", "Run once the workload has started.")
-            .merge(Append)
-            .later(),
-        key("pre_stop", Ty::List(&COMMAND, 0), "", "Run before the stop signal.")
-            .merge(Append)
-            .later(),
+        key(
+            "post_start",
+            Ty::List(&COMMAND, 0),
+            "",
+            "Run once the workload has started; one that fails is a start that failed.",
+        )
+        .merge(Append),
+        key(
+            "pre_stop",
+            Ty::List(&COMMAND, 0),
+            "",
+            "Run before the stop signal, within the grace period.",
+        )
+        .merge(Append),
     ],
     rules: &[],
     whole: false,
