@@ -20,6 +20,7 @@ mod last_words;
 mod lockfile;
 mod log_lines;
 mod machine;
+mod mounts;
 mod patches;
 mod progress;
 mod project;

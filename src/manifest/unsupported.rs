@@ -3,8 +3,7 @@
 //! `up` refuses a sandbox that uses one: a key that is silently left out would be worse than none.
 
 use crate::spec::{
-    ImageSource, MountSource, Name, NetworkPreset, NetworkSpec, Origins, Project, ReplaceOrder,
-    SandboxSpec, VolumeKind,
+    ImageSource, Name, NetworkPreset, NetworkSpec, Origins, Project, ReplaceOrder, SandboxSpec,
 };
 
 use super::Diagnostic;
@@ -21,7 +20,7 @@ pub fn unsupported<'a>(
     let mut found = Vec::new();
     for name in selected {
         let Some(spec) = project.sandboxes.get(name) else { continue };
-        for (key, what) in keys(spec, project) {
+        for (key, what) in keys(spec) {
             found.push(diagnostic(name, &key, what, origins));
         }
     }
@@ -43,7 +42,7 @@ fn diagnostic(name: &Name, key: &str, what: Option<&str>, origins: &Origins) -> 
 
 type Found = (String, Option<&'static str>);
 
-fn keys(spec: &SandboxSpec, project: &Project) -> Vec<Found> {
+fn keys(spec: &SandboxSpec) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     let mut note = |used: bool, key: &str, what| {
         if used {
@@ -53,18 +52,6 @@ fn keys(spec: &SandboxSpec, project: &Project) -> Vec<Found> {
     match &spec.image.source {
         ImageSource::Disk { .. } => note(true, "image", Some("{ disk = … }")),
         ImageSource::Oci(_) | ImageSource::Dir(_) | ImageSource::Archive(_) => {}
-    }
-    for (path, mount) in &spec.volumes {
-        let dir =
-            |volume| project.volumes.get(volume).is_some_and(|spec| spec.kind == VolumeKind::Dir);
-        let key = format!("volumes.{path}");
-        match &mount.source {
-            MountSource::Bind { .. } => note(true, &key, Some("{ bind = … }")),
-            MountSource::Named { volume, .. } => {
-                note(dir(volume), &key, Some("{ named = … } of a directory"));
-            }
-            MountSource::Tmpfs { .. } => {}
-        }
     }
     note(!spec.ports.is_empty(), "ports", None);
     note(!spec.secrets.is_empty(), "secrets", None);

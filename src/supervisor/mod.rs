@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "this module runs processes and keeps logs")]
 
 mod capture;
+mod binds;
 mod config;
 mod control;
 mod health;
@@ -27,6 +28,7 @@ mod settle;
 mod state;
 mod workload;
 
+pub use binds::{BindError, check_bind};
 pub use config::{DEFAULT_BOOT_TIMEOUT_MS, ImageDefaults, LaunchConfig, SandboxPaths, VolumePlace};
 pub use control::{
     ControlClient, ControlError, ControlReply, ControlRequest, DeniedReason, ExecSession,

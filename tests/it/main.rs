@@ -14,6 +14,7 @@ mod cli_faults;
 mod cli_images;
 mod cli_life;
 mod cli_lock;
+mod cli_mounts;
 mod cli_noop;
 mod cli_patches;
 mod cli_registry;

@@ -4,6 +4,7 @@ use crate::cli::args::{Format, Global, Plan};
 use crate::cli::engine;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::lockfile::LockFile;
+use crate::cli::mounts;
 use crate::cli::patches;
 use crate::cli::project;
 use crate::cli::ui::Ui;
@@ -14,6 +15,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Plan) -> Result<Exit, CliErro
     if args.selection.no_deps {
         selected = args.selection.names.iter().cloned().collect();
     }
+    mounts::check(ui, &loaded, &selected)?;
     patches::read(ui, &mut loaded, &selected)?;
     let options = super::up::options(&args.selection, &selected, false);
     let lock = LockFile::read(&loaded)?;

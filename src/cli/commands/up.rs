@@ -9,6 +9,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::fingerprint;
 use crate::cli::interrupt::Listening;
 use crate::cli::lockfile::LockFile;
+use crate::cli::mounts;
 use crate::cli::patches;
 use crate::cli::project::{self, Loaded};
 use crate::cli::ui::Ui;
@@ -22,6 +23,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
     }
     let mut loaded = project::load(ui, global)?;
     let selected = selected(ui, &loaded, &args.selection, global)?;
+    mounts::check(ui, &loaded, &selected)?;
     patches::read(ui, &mut loaded, &selected)?;
     let mut lock = LockFile::read(&loaded)?;
     if args.selection.locked {

@@ -87,7 +87,7 @@ static KEYS: [Key; 35] = [
         "Named scripts, on `PATH` in the guest: `msb run SANDBOX NAME`.",
     )
     .later(),
-    key("volumes", Ty::Map(&kinds::GUEST_PATH, &Ty::Table(&MOUNT)), "", "Mounts by guest path; none lies in another.").later(),
+    key("volumes", Ty::Map(&kinds::GUEST_PATH, &Ty::Table(&MOUNT)), "", "Mounts by guest path; one may lie in another."),
     key("patches", Ty::List(&Ty::Table(&PATCH), 0), "", "Changes to the image before boot, in order.").merge(Append),
     key("healthcheck", Ty::Table(&HEALTHCHECK), "", "How to find out whether it is healthy."),
     key(
@@ -199,14 +199,13 @@ pub(crate) static MOUNT: TableDef = TableDef {
     path: "sandbox.*.volumes.*",
     doc: "A mount; its key is the guest path.",
     keys: &[
-        key("bind", HOST_PATH, "", "A file or directory of the host.").later(),
+        key("bind", HOST_PATH, "", "A file or directory of the host."),
         key("named", Ty::Text(&kinds::NAME), "", "A declared volume.").later(),
-        key("tmpfs", Ty::True, "", "Memory of the guest.").later(),
-        key("readonly", Ty::Bool, "false", "The guest cannot write; enforced outside the guest.")
-            .later(),
-        key("create", Ty::Bool, "false", "Make the host directory when it is missing.").later(),
-        key("size", SIZE, "half of the guest's memory", "The most that a tmpfs holds.").later(),
-        key("mode", MODE, "`\"0755\"`", "Permission bits of a tmpfs's root.").later(),
+        key("tmpfs", Ty::True, "", "Memory of the guest."),
+        key("readonly", Ty::Bool, "false", "The guest cannot write; enforced outside the guest."),
+        key("create", Ty::Bool, "false", "Make the host directory when it is missing."),
+        key("size", SIZE, "half of the guest's memory", "The most that a tmpfs holds."),
+        key("mode", MODE, "`\"0755\"`", "Permission bits of a tmpfs's root."),
     ],
     rules: &[
         ExactlyOne(&["bind", "named", "tmpfs"]),

@@ -43,28 +43,7 @@ impl Lower<'_> {
                 mounts.insert(target, mount);
             }
         }
-        self.check_overlaps(&places);
         mounts
-    }
-
-    fn check_overlaps(&mut self, places: &BTreeMap<GuestPath, Span>) {
-        // In the order of components a path comes right before everything below it.
-        let mut sorted: Vec<_> = places.iter().collect();
-        sorted.sort_by(|a, b| a.0.as_str().split('/').cmp(b.0.as_str().split('/')));
-        let mut outer: Vec<(&GuestPath, Span)> = Vec::new();
-        for (path, span) in sorted {
-            while outer.last().is_some_and(|(above, _)| !path.is_within(above)) {
-                outer.pop();
-            }
-            if let Some((above, first)) = outer.last() {
-                let problem = Problem::new(*span, format!("`{path}` overlaps `{above}`"))
-                    .label("lies in another mount")
-                    .also(*first, "the mount around it")
-                    .help("mount them side by side");
-                self.report(problem);
-            }
-            outer.push((path, *span));
-        }
     }
 
     fn mount(&mut self, node: &Node) -> Option<Mount> {
