@@ -17,6 +17,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, filter::LevelFilter, reload};
 
+use super::binds;
 use super::control::{Socket, StatusEvent};
 use super::launch::{Answer, Launched, Orders};
 use super::link::chain;
@@ -26,6 +27,7 @@ use super::run::{self, Notice};
 use super::runs::{FAREWELL, Runs};
 use super::state::Input;
 use super::{LaunchConfig, SandboxPaths, identity};
+use crate::files::{self, FileServer};
 use crate::home::Home;
 use crate::runtime::{self, DriverChoice, HostLinks, Krun, Vm, VmConfig, VmExit};
 use crate::spec::{LogLevel, Status};
@@ -163,6 +165,9 @@ async fn supervise_sandbox(orders: Orders, channel: &UnixStream) -> Result<(), S
     for (layer, why) in vm.0.jail().missing() {
         tracing::warn!(layer, why, "a layer of the jail does not hold");
     }
+    for (layer, why) in vm.2.iter().flat_map(|server| server.jail().missing()) {
+        tracing::warn!(layer, why, "a layer of the file server's jail does not hold");
+    }
     let launched = Launched { pid: identity.pid, run_id: identity.run_id.clone() };
     let begun = || answer(channel, &Answer::Listening(launched));
     let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
@@ -223,15 +228,16 @@ fn give_up(home: &Home, config: &LaunchConfig, run: &RunIdentity, why: &str) {
     }
 }
 
-/// The process of a VM, and the supervisor's ends of its links.
-pub(super) type StartedVm = (Box<dyn Vm>, HostLinks);
+/// The process of a VM, the supervisor's ends of its links, and what serves files to it.
+pub(super) type StartedVm = (Box<dyn Vm>, HostLinks, Option<FileServer>);
 
-/// Starts the VM of a run.
+/// Starts the VM of a run, and what it needs.
 pub(super) fn start_vm(
     driver: &dyn runtime::Driver,
     config: &LaunchConfig,
     run_id: &str,
 ) -> Result<StartedVm, String> {
+    binds::provide(&config.spec).map_err(|e| chain(&e))?;
     let mounts = Mounts::of(config);
     let vm = VmConfig {
         run_id: run_id.to_owned(),
@@ -243,11 +249,19 @@ pub(super) fn start_vm(
         disks: mounts.disks,
         files: !mounts.shares.is_empty(),
     };
-    let (theirs, ours) = driver.links(vm.files).map_err(|e| e.to_string())?;
+    let (theirs, mut ours) = driver.links(vm.files).map_err(|e| e.to_string())?;
+    // Before the VM, whose guest waits for it as soon as it boots.
+    let server = match ours.files.take() {
+        Some(stream) => {
+            let served = files::spawn(mounts.shares, stream, &config.id, config.require_jail);
+            Some(served.map_err(|e| format!("files cannot be shared: {}", chain(&e)))?)
+        }
+        None => None,
+    };
     // On this thread, which lives as long as the process: the VM dies with the thread.
     let command = play_agent(driver.command(&vm), config);
     let vm = driver.spawn(command, theirs).map_err(|e| chain(&e))?;
-    Ok((vm, ours))
+    Ok((vm, ours, server))
 }
 
 /// Tests put a program of their own in the place of the `local` driver's agent.
@@ -276,6 +290,23 @@ pub(super) async fn watch_vm(vm: Arc<dyn Vm>, link: JoinHandle<()>, notices: mps
     };
     let _ = tokio::time::timeout(LAST_WORDS, link).await;
     let _ = notices.send(Notice::Input(Input::VmEnded(exit))).await;
+}
+
+/// Tells the end of the file server, unless it is that of the VM, which ends its stream. A server
+/// that is dropped is killed.
+pub(super) async fn watch_files(
+    server: FileServer,
+    vm: Arc<dyn Vm>,
+    notices: mpsc::Sender<Notice>,
+) {
+    let how = match server.wait().await {
+        Ok(VmExit::Code(code)) => format!("exit code {code}"),
+        Ok(VmExit::Signal(signal)) => format!("signal {signal}"),
+        Err(error) => error.to_string(),
+    };
+    if tokio::time::timeout(LAST_WORDS, vm.wait()).await.is_err() {
+        let _ = notices.send(Notice::Input(Input::FilesLost(how))).await;
+    }
 }
 
 /// A guest that did not come up says why on its console; if it does not, KVM is under suspicion.

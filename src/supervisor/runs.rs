@@ -23,7 +23,7 @@ use super::run::{Ended, Notice, Orders, Place, Run, Sinks, Sources, at, expiry};
 use super::state::EXPIRED;
 use super::{LaunchConfig, SandboxPaths, identity, workload};
 use crate::home::Home;
-use crate::runtime::{self, Driver};
+use crate::runtime::{self, Driver, Vm};
 use crate::spec::Status;
 use crate::store::{RunIdentity, now_ms};
 
@@ -31,6 +31,8 @@ use crate::store::{RunIdentity, now_ms};
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// How long the last words on the console are waited for: they have been sent.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the file server may take to carry out what the VM asked last.
+const LAST_FILES: Duration = Duration::from_secs(10);
 
 /// A supervisor and its sandbox.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ struct Begun {
     notices: mpsc::Receiver<Notice>,
     health: mpsc::Receiver<super::health::HealthChange>,
     console: JoinHandle<io::Result<()>>,
+    /// Ends with the file server, and ends it.
+    files: Option<JoinHandle<()>>,
 }
 
 /// Why no other run begins while one is waited for.
@@ -130,7 +134,7 @@ impl Runs {
         }
     }
 
-    fn begin(&self, identity: RunIdentity, (vm, links): StartedVm) -> Begun {
+    fn begin(&self, identity: RunIdentity, (vm, links, server): StartedVm) -> Begun {
         let (notices_in, notices) = mpsc::channel(16);
         let (health_in, health) = mpsc::channel(16);
         let (link, commands) = mpsc::channel(4);
@@ -141,22 +145,33 @@ impl Runs {
         let boot = workload::boot_config(&self.config);
         let link_task = attend(links.agent, boot, commands, notices_in.clone());
         let link_task = tokio::task::spawn_local(link_task);
-        let vm = Arc::from(vm);
+        let vm: Arc<dyn Vm> = Arc::from(vm);
         let watching = process::watch_vm(Arc::clone(&vm), link_task, notices_in.clone());
         tokio::task::spawn_local(watching);
+        let files = server.map(|server| {
+            let watching = process::watch_files(server, Arc::clone(&vm), notices_in.clone());
+            tokio::task::spawn_local(watching)
+        });
         let changes = self.changes.clone();
         let sinks = Sinks { link, notices: notices_in, health: health_in, changes };
         let log = LogWriter::new(&self.paths.logs());
         let run = Run::new(self.config.clone(), identity, vm, log, sinks, self.place);
-        Begun { run, notices, health, console }
+        Begun { run, notices, health, console, files }
     }
 
     async fn finish(&mut self, begun: Begun) -> (StatusEvent, RunEnd) {
-        let Begun { run, notices, health, console } = begun;
+        let Begun { run, notices, health, console, files } = begun;
         let sources = Sources { notices, health, orders: &mut self.orders };
         let Ended { config, mut last, end } = run.until_the_end(sources).await;
         self.config = config;
         let _ = tokio::time::timeout(LAST_WORDS, console).await;
+        if let Some(mut files) = files
+            && tokio::time::timeout(LAST_FILES, &mut files).await.is_err()
+        {
+            tracing::warn!("the file server did not end with the VM");
+            files.abort();
+            let _ = files.await;
+        }
         if last.status == Status::Crashed && !last.started {
             process::explain(&mut last, &self.config.driver, &self.paths.console_log());
         }

@@ -81,6 +81,8 @@ pub(super) enum Input {
     LinkLost(String),
     /// The agent said what it must not.
     LinkBroken(String),
+    /// The file server has ended in this way, and the VM has not.
+    FilesLost(String),
     /// The VM has ended.
     VmEnded(VmExit),
     /// The armed timer has run out.
@@ -288,6 +290,11 @@ impl StateDriver {
             Input::LinkBroken(why) => match self.phase {
                 Phase::Dying | Phase::Leaving => Vec::new(),
                 _ => self.die(format!("the agent broke the protocol: {why}")),
+            },
+            Input::FilesLost(how) => match self.phase {
+                Phase::Dying | Phase::Leaving => Vec::new(),
+                // Whatever the guest does with its mounts waits for ever.
+                _ => self.die(format!("the file server has ended: {how}")),
             },
             Input::TimeUp => self.time_up(),
         }
@@ -566,6 +573,17 @@ mod tests {
     const VM_ENDED: Input = Input::VmEnded(VmExit::Code(0));
 
     #[test]
+    fn nothing_runs_on_without_the_file_server() {
+        let up = [Input::Booted, Input::WorkloadStarted, Input::FilesLost("signal 9".into())];
+        let state = run(true, up.into_iter().chain([Input::VmEnded(VmExit::Signal(9))]));
+        assert_eq!(state.status(), Status::Crashed);
+        assert_eq!(state.error(), Some("the file server has ended: signal 9"));
+        // After all that the guest had to say, nothing is lost with it.
+        let bye = [Input::Booted, Input::Bye, Input::FilesLost("signal 9".into()), VM_ENDED];
+        assert_eq!(run(false, bye).status(), Status::Stopped);
+    }
+
+    #[test]
     fn a_job_runs_to_its_end() {
         let up = [Input::Booted, Input::WorkloadStarted];
         assert_eq!(run(true, up.clone()).status(), Status::Running);
@@ -724,6 +742,7 @@ mod tests {
             Just(Input::Bye),
             Just(Input::LinkLost("x".into())),
             Just(Input::LinkBroken("x".into())),
+            Just(Input::FilesLost("x".into())),
             Just(Input::WorkloadEnded(WorkloadEnd::Broken("x".into()))),
             Just(Input::TimeUp),
             Just(Input::VmEnded(VmExit::Signal(11))),
