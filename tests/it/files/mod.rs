@@ -1,5 +1,8 @@
 //! The file server in its jail, spoken to in bytes as a guest's kernel would, or never would.
 
+mod canary;
 mod client;
+mod hostile;
 mod meaning;
+mod model;
 mod mounted;
