@@ -3,6 +3,7 @@
 mod canary;
 mod client;
 mod hostile;
+mod limits;
 mod meaning;
 mod model;
 mod mounted;
