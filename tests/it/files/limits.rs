@@ -91,8 +91,8 @@ fn more_files_than_descriptors() {
         fs::File::create(dir.path().join(format!("new{number}"))).unwrap();
         fs::rename(dir.path().join(format!("new{number}")), dir.path().join(name(number))).unwrap();
     }
-    for number in 0..100 {
-        match client.getattr(nodes[number]) {
+    for (number, node) in nodes.iter().take(100).enumerate() {
+        match client.getattr(*node) {
             Ok(attr) => assert_eq!(attr.nlink, 0, "{number}"),
             Err(error) => assert_eq!(error, libc::ESTALE, "{number}"),
         }

@@ -171,7 +171,7 @@ fn a_disk_keeps_its_size() {
     assert_eq!(client.write(node, handle, i64::MAX as u64, &[3]), Err(libc::ENOSPC));
     let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     let zero = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-    let mut allocate = |client: &mut Client, mode: i32, offset: u64, length: u64| {
+    let allocate = |client: &mut Client, mode: i32, offset: u64, length: u64| {
         let body = Body::default().n64(handle).n64(offset).n64(length);
         let body = body.n32(mode.cast_unsigned()).n32(0);
         client.call(FALLOCATE, node, &body.0).map(drop)
