@@ -41,6 +41,42 @@ fn a_tree_is_served() {
     assert_eq!(client.end(), VmExit::Code(0));
 }
 
+/// What the kernel says of the process.
+#[test]
+fn a_server_has_no_power_but_over_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = Client::start(vec![files(dir.path())]);
+    let status = fs::read_to_string(format!("/proc/{}/status", client.server.pid())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    // Passing over permissions and over ownership.
+    let kept = if rustix::process::geteuid().is_root() { 1_u64 << 1 | 1 << 3 } else { 0 };
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        let has = u64::from_str_radix(&field(set), 16).unwrap();
+        assert!(has == kept || has == 0 || set == "CapBnd" && kept == 0, "{set} {has:x}");
+        assert!(set != "CapEff" || has == kept, "{has:x}");
+    }
+    for set in ["CapInh", "CapAmb"] {
+        assert_eq!(u64::from_str_radix(&field(set), 16), Ok(0), "{set}");
+    }
+    let held = ["NoNewPrivs", "Seccomp", "Seccomp_filters"].map(field);
+    assert_eq!(held, ["1", "2", "2"]);
+    assert_eq!(field("NSpid").split_whitespace().last(), Some("1"));
+    // Nothing in sight but the system's programs, the shares and its own descriptors.
+    let mut top: Vec<_> = fs::read_dir(format!("/proc/{}/root", client.server.pid()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    top.sort();
+    top.retain(|name| !name.starts_with("lib") && name != "bin" && name != "usr");
+    let program = program().components().nth(1).unwrap().as_os_str().to_owned();
+    let program = program.into_string().unwrap();
+    top.retain(|name| *name != program);
+    assert_eq!(top, [".msb-shares", "dev", "etc", "proc"]);
+}
+
 #[test]
 fn shares_are_the_entries_of_the_root() {
     let dir = tempfile::tempdir().unwrap();
