@@ -128,6 +128,12 @@ impl From<crate::store::StoreError> for CliError {
     }
 }
 
+impl From<crate::client::EventError> for CliError {
+    fn from(error: crate::client::EventError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
 impl From<crate::reconcile::AdoptError> for CliError {
     fn from(error: crate::reconcile::AdoptError) -> Self {
         Self::new(Exit::Failed, error)

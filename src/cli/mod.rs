@@ -14,6 +14,7 @@ mod discover;
 mod engine;
 mod error;
 mod escape;
+mod filter;
 mod fingerprint;
 mod interrupt;
 mod last_words;

@@ -20,7 +20,7 @@ const EXIT_CODES: &str = "\
 | 7 | a confirmation is needed and nobody can be asked |
 | 64 | the command line makes no sense |
 | 125 | a part that runs microVMs is missing |
-| *n* | `exec`: the code of the command in the guest, 128 + *n* for signal *n* |
+| *n* | `exec`, `wait`: the code of the command in the guest, 128 + *n* for signal *n* |
 | 130 | interrupted |
 | 141 | whoever read the output went away |
 ";
@@ -65,6 +65,17 @@ const VOLUMES: &str = "\
 | `used_by` | the sandboxes, running or not, that mount it: `project` and `sandbox` |
 ";
 
+/// The lines and documents of `events` and `graph`.
+const WATCHING: &str = "\
+`msb.events/1` (`events --format json`), one object a line: `seq` (rises; `--since-seq` goes on after it), `time`, `project`, `sandbox`,
+`sandbox_id`, `kind` and `detail`. Kinds are the words of `status`, the words of `health`, `created` and `removed`; more may come. The detail of
+`stopped` and `crashed` has `exit_code` and `error`, that of `restarting` also `restarts` and `restart_at_ms`, and that of `unhealthy` the
+`output` of the probe. The last 10,000 events of a machine are kept.
+
+`msb.graph/1` (`graph --format json`): `project`, `sandboxes` in the order of starts, each with `name` and `kind`, and `edges`, each with `from` (the
+dependent), `to`, `condition`, `required` and `restart`.
+";
+
 /// What `msb inspect` prints.
 const INSPECT: &str = "\
 `msb.inspect/1`, printed by `msb inspect`: `schema`, `project`, and `sandboxes` in the order of the command line. Fields may be
@@ -107,6 +118,8 @@ pub fn reference() -> String {
     text.push_str(VOLUMES);
     text.push_str("\n## JSON of `inspect`\n\n");
     text.push_str(INSPECT);
+    text.push_str("\n## JSON of `events` and `graph`\n\n");
+    text.push_str(WATCHING);
     text.push_str("\n## Exit codes\n\n");
     text.push_str(EXIT_CODES);
     text

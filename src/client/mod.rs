@@ -1,7 +1,9 @@
 //! The handles that a program, and the command line, use.
 //!
-//! In this version: running a command in a sandbox.
+//! In this version: running a command in a sandbox, and events.
 
+mod events;
 mod exec;
 
+pub use events::{EventError, EventFollower};
 pub use exec::{ExecError, ExecEvent, ExecInputHandle, ExecStream, exec};

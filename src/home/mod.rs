@@ -3,6 +3,7 @@
 //! ```text
 //! $MSB_HOME                 0700; default $XDG_DATA_HOME/msb, else ~/.local/share/msb
 //! ├─ msb.db                 the store (0600), with its WAL beside it
+//! ├─ events                 written to when the store has a new event (0600); it holds nothing
 //! ├─ images/                what is pulled and built
 //! │  ├─ blobs/              compressed layers, by digest
 //! │  ├─ erofs/              one bootable file per image digest
@@ -91,6 +92,11 @@ impl Home {
     /// The store's file.
     pub fn database(&self) -> PathBuf {
         self.root.join("msb.db")
+    }
+
+    /// The file whose changes say that the store has new events.
+    pub fn events(&self) -> PathBuf {
+        self.root.join("events")
     }
 
     /// What is pulled and built.

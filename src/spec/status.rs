@@ -45,6 +45,17 @@ pub enum Health {
 }
 
 impl Status {
+    /// All of them, in the order of a life.
+    pub const ALL: [Self; 7] = [
+        Self::Created,
+        Self::Starting,
+        Self::Running,
+        Self::Draining,
+        Self::Restarting,
+        Self::Stopped,
+        Self::Crashed,
+    ];
+
     /// Whether a supervisor is expected to live.
     pub const fn is_live(self) -> bool {
         matches!(self, Self::Starting | Self::Running | Self::Draining | Self::Restarting)

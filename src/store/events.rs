@@ -1,8 +1,13 @@
 //! Events: what happened, for `msb events`.
 
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
 use rusqlite::params;
 
 use super::{Store, StoreError, Writer, now_ms};
+use crate::home::Home;
 
 /// Events that are kept; the oldest go first.
 pub const MAX_EVENTS: i64 = 10_000;
@@ -74,6 +79,28 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The sequence number of the oldest event that is kept; `None` when there is none.
+    pub fn oldest_event(&self) -> Result<Option<i64>, StoreError> {
+        let read = || {
+            self.conn
+                .query_row("SELECT min(seq) FROM event", [], |row| row.get::<_, Option<i64>>(0))
+        };
+        self.sql("read the events", read())
+    }
+}
+
+/// Opens the file by which followers hear of new events; makes it where it is missing.
+pub fn event_signal(home: &Home) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(home.events())
+}
+
+/// Wakes whoever follows the events: after the commit, so that they find what they are woken for.
+/// The kernel tells them of the write; a full disk keeps nobody from recording an event.
+pub(super) fn announce(home: &Home) {
+    let _ = event_signal(home).and_then(|file| file.write_all_at(b".", 0));
+}
+
 impl Writer<'_> {
     /// Records an event; its sequence number.
     pub fn add_event(&self, event: &Event<'_>) -> Result<i64, StoreError> {
@@ -99,6 +126,7 @@ impl Writer<'_> {
             }
             Ok(seq)
         };
+        self.has_events.set(true);
         self.sql("record an event", write())
     }
 }

@@ -33,7 +33,7 @@ mod sandboxes;
 mod volumes;
 
 pub use error::StoreError;
-pub use events::{Event, EventRow, MAX_EVENTS};
+pub use events::{Event, EventRow, MAX_EVENTS, event_signal};
 pub use images::{ImageDetail, ImageDocuments, ImageRefRow, ImageRow, ImageUser};
 pub use journal::{JournalRow, JournalState};
 pub use lease::{Holder, Lease, LeaseError};

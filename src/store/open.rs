@@ -1,5 +1,6 @@
 //! Opening the database, and transactions.
 
+use std::cell::Cell;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -46,6 +47,8 @@ pub enum Durability {
 pub struct Writer<'a> {
     pub(super) conn: &'a Connection,
     pub(super) path: &'a Path,
+    /// Whether an event was recorded.
+    pub(super) has_events: Cell<bool>,
 }
 
 impl Store {
@@ -126,9 +129,13 @@ impl Store {
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| sql("begin a change", e))?;
         // Dropped without a commit (an error, a panic), it rolls back.
         let guard = Rollback(&self.conn);
-        let value = body(&Writer { conn: &self.conn, path: &self.path })?;
+        let writer = Writer { conn: &self.conn, path: &self.path, has_events: Cell::new(false) };
+        let value = body(&writer)?;
         self.conn.execute_batch("COMMIT").map_err(|e| sql("commit a change", e))?;
         drop(guard);
+        if writer.has_events.get() {
+            super::events::announce(&self.home);
+        }
         Ok(value)
     }
 

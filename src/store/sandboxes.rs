@@ -122,19 +122,11 @@ struct Word<T>(T);
 impl FromSql for Word<Status> {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let word = value.as_str()?;
-        [
-            Status::Created,
-            Status::Starting,
-            Status::Running,
-            Status::Draining,
-            Status::Restarting,
-            Status::Stopped,
-            Status::Crashed,
-        ]
-        .into_iter()
-        .find(|status| status.as_str() == word)
-        .map(Self)
-        .ok_or_else(|| FromSqlError::other(UnknownWord(word.to_owned())))
+        Status::ALL
+            .into_iter()
+            .find(|status| status.as_str() == word)
+            .map(Self)
+            .ok_or_else(|| FromSqlError::other(UnknownWord(word.to_owned())))
     }
 }
 

@@ -4,8 +4,8 @@
 //! survives the command that started it.
 #![allow(clippy::disallowed_methods, reason = "this module runs processes and keeps logs")]
 
-mod capture;
 mod binds;
+mod capture;
 mod config;
 mod control;
 mod health;
@@ -37,6 +37,7 @@ pub use control::{
 pub use identity::{boot_id, is_alive, kill, new_id, open as open_process, own, start_time};
 pub use launch::{LaunchError, Launched, launch};
 pub use process::supervise;
+pub(crate) use readable::readable;
 pub use settle::{as_event, catch_up, interpret, is_live, settle};
 pub use state::EXPIRED;
 pub use workload::workload_argv;

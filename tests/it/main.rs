@@ -21,6 +21,7 @@ mod cli_registry;
 mod cli_terminal;
 mod cli_up;
 mod cli_volumes;
+mod cli_watching;
 mod cli_words;
 mod environment;
 mod erofs;

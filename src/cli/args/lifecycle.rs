@@ -6,7 +6,7 @@ use clap::builder::FalseyValueParser;
 use crate::runtime::DriverChoice;
 use crate::spec::{Millis, Name};
 
-use super::{Format, driver, duration, grace};
+use super::{Filter, Format, driver, duration, grace};
 
 /// How sandboxes are brought up; shared with `plan`.
 #[derive(Clone, Debug, Default, Args)]
@@ -116,6 +116,8 @@ pub(crate) struct Names {
     /// Only these sandboxes; default all
     #[arg(value_name = "SANDBOX")]
     pub(crate) names: Vec<Name>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// How long to wait for another command that is changing the project
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
     pub(crate) lock_timeout: Millis,
@@ -163,6 +165,8 @@ pub(crate) struct Ps {
     /// Only these sandboxes
     #[arg(value_name = "SANDBOX")]
     pub(crate) names: Vec<Name>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -177,6 +181,8 @@ pub(crate) struct Select {
 
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

@@ -4,6 +4,7 @@ mod images;
 mod lifecycle;
 mod session;
 mod volumes;
+mod watching;
 
 use std::path::PathBuf;
 
@@ -18,6 +19,7 @@ pub(crate) use lifecycle::{
 };
 pub(crate) use session::{Exec, Logs};
 pub(crate) use volumes::{VolumeCreate, VolumeNames, VolumePrune, VolumeResize, Volumes};
+pub(crate) use watching::{Events, Filter, Graph, GraphFormat, Until, Wait};
 
 /// Compose for microVMs: a Sandboxfile declares sandboxes, `msb up` makes the machine match it
 #[derive(Debug, Parser)]
@@ -85,6 +87,12 @@ pub(crate) enum Command {
     Ls(Ls),
     /// Show what the workloads write
     Logs(Logs),
+    /// Show what has happened to sandboxes, and happens
+    Events(Events),
+    /// Wait until sandboxes have ended; the exit code is that of their workloads
+    Wait(Wait),
+    /// Show which sandboxes depend on which
+    Graph(Graph),
     /// Run a command in a running sandbox
     Exec(Exec),
     /// Start sandboxes that exist

@@ -13,12 +13,16 @@ use crate::store::{ProjectRow, SandboxRow, Store};
 use crate::supervisor;
 
 pub(crate) fn run(ui: &Ui, args: &Ls) -> Result<Exit, CliError> {
-    let (projects, mut rows) = match Store::open_read_only(&project::home()?)? {
+    let (mut projects, mut rows) = match Store::open_read_only(&project::home()?)? {
         Some(store) => (store.projects()?, store.all_sandboxes()?),
         None => (Vec::new(), Vec::new()),
     };
     if rows.iter().any(|row| row.status.is_live()) {
         supervisor::interpret(&mut rows, &supervisor::boot_id()?);
+    }
+    if !args.filter.is_empty() {
+        rows.retain(|row| args.filter.admits(row));
+        projects.retain(|project| rows.iter().any(|row| row.project == project.name));
     }
     match args.format {
         Format::Text => {

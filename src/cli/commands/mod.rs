@@ -5,7 +5,9 @@ mod config;
 mod df;
 mod doctor;
 mod down;
+mod events;
 mod exec;
+mod graph;
 mod images;
 mod init;
 mod inspect;
@@ -21,6 +23,7 @@ mod up;
 mod update;
 mod version;
 mod volume;
+mod wait;
 
 use super::args::{Cli, Command};
 use super::error::{CliError, Exit};
@@ -42,6 +45,9 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Ps(args) => ps::run(ui, global, &args),
         Command::Inspect(args) => inspect::run(ui, global, &args),
         Command::Ls(args) => ls::run(ui, &args),
+        Command::Events(args) => events::run(ui, global, &args),
+        Command::Wait(args) => wait::run(ui, global, &args),
+        Command::Graph(args) => graph::run(ui, global, &args),
         Command::Exec(args) => exec::run(ui, global, &args),
         Command::Logs(args) => logs::run(ui, global, &args),
         Command::Start(args) => lifecycle::start(ui, global, &args),
@@ -73,6 +79,8 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Ps(_)
             | Command::Inspect(_)
             | Command::Ls(_)
+            | Command::Events(_)
+            | Command::Wait(_)
             | Command::Exec(_)
             | Command::Logs(_)
             | Command::Start(_)

@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 use crate::cli::args::{Format, Global, Ps};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::ui::{Table, Tone, Ui};
-use crate::cli::{interrupt, project};
-use crate::reconcile;
+use crate::cli::{filter, interrupt, project};
 use crate::spec::{Health, SandboxSpec, Status};
-use crate::store::{SandboxRow, Store, now_ms};
+use crate::store::{SandboxRow, now_ms};
 use crate::supervisor::{self, ControlClient};
 
 /// Hex digits of an id or a digest that are shown to people.
@@ -21,19 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Ps) -> Result<Exit, CliError> {
     let project = project::name(ui, global)?;
-    let mut rows = match Store::open_read_only(&project::home()?)? {
-        Some(store) => reconcile::rows(&store, project.as_str())?,
-        None => Vec::new(),
-    };
-    for name in &args.names {
-        if !rows.iter().any(|row| row.name == name.as_str()) {
-            let message = format!("sandbox `{name}` of project `{project}` does not exist");
-            return Err(CliError::message(Exit::Failed, message));
-        }
-    }
-    if !args.names.is_empty() {
-        rows.retain(|row| args.names.iter().any(|name| name.as_str() == row.name));
-    }
+    let rows = filter::rows(&project, &args.names, &args.filter)?;
     let due = due(&rows)?;
     match args.format {
         Format::Text => table(ui, &rows, &due)?,

@@ -30,10 +30,8 @@ impl Server {
         }
         let held = self.held(id)?;
         let mut flags = open_flags(flags)?;
-        if self.is_disk(held.share) {
-            if flags.contains(OFlags::TRUNC) {
-                return Err(Errno::PERM);
-            }
+        let disk = self.is_disk(held.share);
+        if disk {
             flags &= OFlags::ACCMODE;
         }
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {

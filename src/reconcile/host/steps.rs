@@ -11,7 +11,7 @@ use crate::image::ImageRecord;
 use crate::plan::{Action, PlannedSpec, Step, canonical_json};
 use crate::rootfs;
 use crate::spec::{Condition, ImageSource, Millis, Name, SandboxSpec, Status};
-use crate::store::{RunIdentity, SandboxRow, SandboxUpdate};
+use crate::store::{Event, RunIdentity, SandboxRow, SandboxUpdate, StoreError, Writer};
 use crate::supervisor::{self, ControlClient, LaunchConfig, SandboxPaths, StatusEvent};
 
 use super::super::adopt::Record;
@@ -81,11 +81,27 @@ impl RealHost {
         let record = self.record(name, spec, Some(&image.digest), origin_file);
         self.make_disk(&id, name, spec, &image, &record)?;
         crash_point("create-before-row");
-        self.write(|w| w.create_sandbox(&record.as_new(&id))).inspect_err(|_| {
+        let made = self.write(|w| {
+            w.create_sandbox(&record.as_new(&id))?;
+            self.record_event(w, name, &id, "created")
+        });
+        made.inspect_err(|_| {
             // Without a row nobody would find it again.
             let _ = fs::remove_dir_all(self.home.sandbox(&id));
         })?;
         Ok(StepOutput::default())
+    }
+
+    fn record_event(
+        &self,
+        writer: &Writer<'_>,
+        name: &Name,
+        id: &str,
+        kind: &str,
+    ) -> Result<(), StoreError> {
+        let (project, sandbox) = (self.project.as_str(), Some(name.as_str()));
+        let event = Event { project, sandbox, sandbox_id: Some(id), kind, detail: None };
+        writer.add_event(&event).map(drop)
     }
 
     fn record(
@@ -328,7 +344,10 @@ impl RealHost {
             if self.row(name, Some(id))?.status.is_live() {
                 return Err(HostError::failed(StepError::StillRuns(name.clone())));
             }
-            self.write(|w| w.remove_sandbox(id))?;
+            self.write(|w| {
+                w.remove_sandbox(id)?;
+                self.record_event(w, name, id, "removed")
+            })?;
         }
         crash_point("remove-after-row");
         self.remove_files(id)?;
