@@ -124,7 +124,10 @@ impl Nodes {
             }
             Some(node) => {
                 node.lookups = node.lookups.saturating_add(1);
-                (node.parent, node.name) = (place.parent, place.name);
+                // A share is found by its number even where it is mounted in itself.
+                if node.parent != ROOT {
+                    (node.parent, node.name) = (place.parent, place.name);
+                }
                 if node.born != stat.born {
                     // Another file with the number of one that is gone.
                     node.born = stat.born;
@@ -231,7 +234,7 @@ impl Nodes {
     /// Notes that a file has another name.
     pub(super) fn renamed(&mut self, place: Place, stat: &Stat) {
         let id = self.number(place.share, stat.dev, stat.ino);
-        if let Some(node) = self.map.get_mut(&id) {
+        if let Some(node) = self.map.get_mut(&id).filter(|node| node.parent != ROOT) {
             (node.parent, node.name) = (place.parent, place.name);
         }
     }

@@ -11,6 +11,7 @@ use std::thread;
 use fuser::{Session, SessionACL};
 use msb_protocol::{FILES_PREAMBLE_LEN, FilesPreamble};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 
@@ -148,11 +149,12 @@ fn serve(stream: OwnedFd, prepared: Prepared) -> io::Result<End> {
     let server = Server::new(prepared.shares, prepared.all, preamble, prepared.descriptors);
     let (stream, ours) = (Arc::new(stream), Arc::new(ours));
     let (replies_from, replies_to) = (Arc::clone(&ours), Arc::clone(&stream));
-    // Either way the end of one direction is the end of all: whoever has not been answered has
-    // gone, or is no kernel.
+    // The end of one direction is the end of all: who is not answered has gone, or is no kernel.
     thread::Builder::new().name("replies".to_owned()).spawn(move || {
-        let end = bridge::replies(&*replies_from, &*replies_to);
-        std::process::exit(i32::from(end != End::Closed));
+        // There are no more when the session has ended, which ends the process itself.
+        if let End::Failed(error) = bridge::replies(&*replies_from, &*replies_to) {
+            std::process::exit(i32::from(error != Errno::PIPE && error != Errno::CONNRESET));
+        }
     })?;
     thread::Builder::new().name("fuse".to_owned()).spawn(move || {
         let mut config = fuser::Config::default();

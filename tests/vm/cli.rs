@@ -301,6 +301,11 @@ fn command_lines_with(runs: &[String]) -> Vec<String> {
 
 /// An OCI image layout with busybox, root and `nobody`.
 fn busybox_layout(dir: &Path) {
+    busybox_layout_with(dir, |_| {});
+}
+
+/// An image with busybox and what `add` puts into it.
+pub(crate) fn busybox_layout_with(dir: &Path, add: impl FnOnce(&mut tar::Builder<Vec<u8>>)) {
     let mut layer = tar::Builder::new(Vec::new());
     let busybox = fs::read(BUSYBOX).unwrap_or_else(|error| {
         panic!("{BUSYBOX}: {error}; install it: apt-get install busybox-static")
@@ -326,5 +331,6 @@ fn busybox_layout(dir: &Path) {
         header.set_size(0);
         layer.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
     }
+    add(&mut layer);
     layer_layout(dir, &layer.into_inner().unwrap());
 }

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use expect_test::expect;
 use rustix::process::{Signal, kill_process};
 
-use crate::cli::{environment, sh};
+use crate::cli::{busybox_layout_with, environment, sh};
 use crate::environment::{Environment, supervisor_process, vm_process, wait_for_end};
 use crate::guest::driver_name;
 
@@ -89,6 +90,94 @@ fn a_power_cut_leaves_a_sound_volume() {
     wait_for_end(&supervisor);
     env.msb("up -d").expect(0);
     assert_eq!(output(&env, "cat /data/file"), "kept\n");
+    env.msb("down").expect(0);
+    check_disk(&disk(&env, "data"));
+}
+
+/// What an image has at the mount point: owners, modes, a link of each kind, a fifo, a capability.
+fn seeded(env: &Environment) {
+    busybox_layout_with(&env.project().join("image"), |layer| {
+        let mut put = |path: &str, kind: tar::EntryType, mode: u32, owner: u64, link: &str| {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(kind);
+            header.set_mode(mode);
+            header.set_uid(owner);
+            header.set_gid(owner + 1);
+            header.set_mtime(1_000_000_000);
+            let content: &[u8] = if kind.is_file() { b"seed\n" } else { b"" };
+            header.set_size(content.len() as u64);
+            if link.is_empty() {
+                layer.append_data(&mut header, path, content).unwrap();
+            } else {
+                layer.append_link(&mut header, path, link).unwrap();
+            }
+        };
+        put("data/", tar::EntryType::Directory, 0o1750, 70, "");
+        put("data/conf", tar::EntryType::Regular, 0o640, 71, "");
+        put("data/deep/", tar::EntryType::Directory, 0o711, 72, "");
+        put("data/deep/same", tar::EntryType::Link, 0o640, 71, "data/conf");
+        put("data/link", tar::EntryType::Symlink, 0o777, 73, "/conf");
+        put("data/pipe", tar::EntryType::Fifo, 0o600, 74, "");
+    });
+}
+
+const LOOK: &str = "busybox stat -c '%n %a %u:%g %h %Y' /data /data/conf /data/deep/same \
+    | while read n a o h t; do echo $n $a $o $h; done; cat /data/conf; \
+    busybox readlink /data/link; busybox test -p /data/pipe && echo pipe; ls -a /data | wc -l";
+
+#[test]
+fn a_new_volume_has_what_the_image_has() {
+    let env = environment(&driver_name(), DB);
+    seeded(&env);
+    env.msb("up -d").expect(0);
+    let seen = output(&env, LOOK);
+    expect![[r#"
+        /data 1750 70:71 4
+        /data/conf 640 71:72 2
+        /data/deep/same 640 71:72 2
+        seed
+        /conf
+        pipe
+        7
+    "#]]
+    .assert_eq(&seen);
+    // Once: what is changed or removed does not come back.
+    output(&env, "echo mine > /data/conf; busybox rm -r /data/deep");
+    env.msb("up -d --replace -y").expect(0);
+    assert_eq!(
+        output(&env, "cat /data/conf; ls /data/deep 2>/dev/null || echo gone"),
+        "mine\ngone\n"
+    );
+    env.msb("down").expect(0);
+    check_disk(&disk(&env, "data"));
+}
+
+#[test]
+fn a_volume_grows_when_it_is_mounted() {
+    let env = environment(&driver_name(), DB);
+    env.msb("up -d").expect(0);
+    output(&env, "busybox seq 1 100000 > /data/numbers");
+    let blocks = |env: &Environment| -> u64 {
+        let seen =
+            output(env, "busybox df -m /data | busybox tail -n 1 | busybox awk '{print $2}'");
+        seen.trim().parse().unwrap()
+    };
+    assert!((40..64).contains(&blocks(&env)), "{}", blocks(&env));
+    env.msb("stop").expect(0);
+    let mut least = 64;
+    for (size, mib) in [("200MiB", 200), ("20GiB", 20 * 1024)] {
+        env.msb(&format!("volume resize shop/data {size}")).expect(0);
+        env.msb("start").expect(0);
+        let has = blocks(&env);
+        assert!(has > least && has > mib * 9 / 10 && has <= mib, "{has} of {mib} MiB");
+        least = has;
+        assert_eq!(output(&env, "busybox tail -n 1 /data/numbers"), "100000\n");
+        env.msb("stop").expect(0);
+        check_disk(&disk(&env, "data"));
+    }
+    // The new room can be used to the end.
+    env.msb("start").expect(0);
+    output(&env, "dd if=/dev/zero of=/data/big bs=1M count=300 2>/dev/null; sync");
     env.msb("down").expect(0);
     check_disk(&disk(&env, "data"));
 }

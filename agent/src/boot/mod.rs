@@ -3,7 +3,9 @@
 mod devices;
 pub(crate) mod early;
 mod etc;
+mod grow;
 mod mounts;
+mod populate;
 mod relay;
 mod shares;
 

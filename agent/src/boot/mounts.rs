@@ -12,7 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
@@ -22,7 +22,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
-use super::{devices, shares, stage};
+use super::populate::populate;
+use super::{devices, grow, shares, stage};
 use crate::log;
 
 /// Where the root is put together; the boot disk has an empty directory there.
@@ -220,8 +221,21 @@ pub(super) fn mount_all(
 
 fn mount_disk(disk: &DiskMount, device: &Path) -> io::Result<()> {
     let point = mount_point(&disk.path, Point::Directory)?;
-    let flags = if disk.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
-    Ok(mount(device, by_number(&point), disk.fstype.as_str(), flags, None)?)
+    let readonly = if disk.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | readonly;
+    mount(device, by_number(&point), disk.fstype.as_str(), flags, None)?;
+    if disk.readonly {
+        return Ok(());
+    }
+    // Of the mount, which covers what `point` is.
+    let root = mount_point(&disk.path, Point::Directory)?;
+    if let Err(error) = grow::grow(device, root.as_fd()) {
+        log::line(&format!("{}: its disk does not grow: {error}", disk.path));
+    }
+    if disk.populate {
+        populate(point.as_fd(), root.as_fd())?;
+    }
+    Ok(())
 }
 
 fn mount_tmpfs(tmpfs: &TmpfsMount) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Mounts of what the host's file server shares.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use msb_protocol::{BootConfig, BootFailed, FilesPreamble, ShareMount};
@@ -12,6 +12,7 @@ use rustix::mount::{
 };
 
 use super::mounts::{Point, mount_point};
+use super::populate::populate;
 use super::relay::{MAX_PAYLOAD, Relay};
 use super::stage;
 use crate::users;
@@ -50,6 +51,9 @@ pub(super) fn open(relay: Relay, config: &BootConfig) -> Result<Vec<OwnedFd>, Bo
 pub(super) fn attach(tree: &OwnedFd, share: &ShareMount) -> io::Result<()> {
     let is_dir = FileType::from_raw_mode(fstat(tree)?.st_mode).is_dir();
     let point = mount_point(&share.path, if is_dir { Point::Directory } else { Point::File })?;
+    if share.populate {
+        populate(point.as_fd(), tree.as_fd())?;
+    }
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, c"", &point, c"", flags)?;
     if share.readonly {

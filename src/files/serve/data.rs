@@ -30,8 +30,10 @@ impl Server {
         }
         let held = self.held(id)?;
         let mut flags = open_flags(flags)?;
-        let disk = self.is_disk(held.share);
-        if disk {
+        if self.is_disk(held.share) {
+            if flags.contains(OFlags::TRUNC) {
+                return Err(Errno::PERM);
+            }
             flags &= OFlags::ACCMODE;
         }
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {

@@ -44,7 +44,12 @@ impl Server {
             return Err(Errno::INVAL);
         }
         let held = self.held(id)?;
-        rustix::fs::readlinkat(&held.fd, c"", Vec::new()).map(std::ffi::CString::into_bytes)
+        match rustix::fs::readlinkat(&held.fd, c"", Vec::new()) {
+            Ok(target) => Ok(target.into_bytes()),
+            // What the kernel says of what is no link.
+            Err(Errno::NOENT) => Err(Errno::INVAL),
+            Err(error) => Err(error),
+        }
     }
 
     /// Notes the owner of what was just made, and tells of it.

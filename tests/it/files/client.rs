@@ -36,6 +36,7 @@ pub(super) const OPENDIR: u32 = 27;
 pub(super) const READDIR: u32 = 28;
 pub(super) const RELEASEDIR: u32 = 29;
 pub(super) const CREATE: u32 = 35;
+pub(super) const BATCH_FORGET: u32 = 42;
 pub(super) const FALLOCATE: u32 = 43;
 pub(super) const READDIRPLUS: u32 = 44;
 pub(super) const RENAME2: u32 = 45;

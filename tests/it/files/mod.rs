@@ -1,4 +1,9 @@
 //! The file server in its jail, spoken to in bytes as a guest's kernel would, or never would.
 
+mod canary;
 mod client;
+mod hostile;
+mod limits;
 mod meaning;
+mod model;
+mod mounted;
