@@ -515,3 +515,34 @@ async fn the_host_going_away_ends_everything() {
     gone(local.child.id()).await;
     assert_eq!(local.child.wait().unwrap().code(), Some(1));
 }
+
+#[tokio::test]
+async fn a_detached_command_runs_on_and_its_output_is_dropped() {
+    let local = Local::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (go, done) = (dir.path().join("go"), dir.path().join("done"));
+    // More than pipes hold, so that a command whose output nobody reads would stop.
+    let script = format!(
+        "printf up; until test -e {}; do :; done; head -c 3000000 /dev/zero; \
+         head -c 3000000 /dev/zero >&2; touch {}; exec sleep 1000",
+        go.display(),
+        done.display()
+    );
+    for request in [with_stdin(sh(&script)), with_tty(sh(&script))] {
+        let mut session = local.open(request).await;
+        let pid = session.started().await;
+        session.until("up").await;
+        session.send(ExecInput::Detach).await;
+        assert_eq!(session.message().await, None, "the agent closes the stream");
+        drop(session);
+        fs::write(&go, "").unwrap();
+        while !done.exists() {
+            assert!(Path::new(&format!("/proc/{pid}")).exists(), "it runs on");
+            tokio::task::yield_now().await;
+        }
+        assert!(Path::new(&format!("/proc/{pid}")).exists(), "it runs on");
+        fs::remove_file(&done).unwrap();
+        fs::remove_file(&go).unwrap();
+    }
+    assert_eq!(local.shut_down(10_000).await, Some(0));
+}

@@ -233,7 +233,7 @@ pub struct Rlimit {
 }
 
 /// Host → agent on an exec stream, beside data frames of fd 0. The host closing the stream ends
-/// the session: its process group gets SIGKILL.
+/// the session: its process group gets SIGKILL, unless it has been detached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecInput {
@@ -246,6 +246,9 @@ pub enum ExecInput {
         /// Columns.
         cols: u16,
     },
+    /// Close the session and let the command run on: what it writes is dropped, and its input
+    /// ends. The agent closes the stream without a last message.
+    Detach,
 }
 
 /// Agent → host on an exec stream, beside data frames of fd 1 and 2. `Exited` and `Failed` are
@@ -299,6 +302,11 @@ impl ExitStatus {
             Self::Code(code) => code,
             Self::Signal(signal) => 128 + signal,
         }
+    }
+
+    /// Whether it exited with code 0.
+    pub const fn success(self) -> bool {
+        matches!(self, Self::Code(0))
     }
 }
 

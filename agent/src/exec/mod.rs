@@ -11,7 +11,8 @@
 //! hold open for ever: then what the pipes hold is read, [`LINGER`] passes for such processes to say
 //! a last word, and the session ends. They live on, until the guest is shut down.
 //!
-//! The host ends a session early by closing or resetting its stream: the group is killed.
+//! The host ends a session early by closing or resetting its stream: the group is killed. It leaves
+//! one by detaching: the command runs on, and what it writes is dropped.
 //!
 //! At most one buffer of output and [`stdio::Pending`] of input are held per session. Output that
 //! the host does not read stays in the pipe and stops the command that writes it.
@@ -54,6 +55,14 @@ type Writer = WriteHalf<MuxStream>;
 /// A session is over without an exit status: the host does not listen any more.
 struct HostGone;
 
+/// Why the host is not heard any more.
+enum Left {
+    /// It closed the stream, or sent what it may not.
+    Gone,
+    /// It wants the command to run on.
+    Detached,
+}
+
 /// Runs the session to its end.
 pub(crate) async fn serve(
     reaper: &Reaper,
@@ -73,19 +82,28 @@ pub(crate) async fn serve(
     let stdin = session.stdio.stdin.take();
     let terminal = request.tty.as_ref().and(session.stdio.stdout.clone());
     let pid = session.pid;
-    let outcome = tokio::select! {
-        outcome = session.pump(&mut writer, &input) => outcome,
-        () = listen(reaper, pid, &mut reader, &input, terminal.as_deref()) => Err(HostGone),
-        () = feed(&input, stdin) => Err(HostGone),
+    let left = tokio::select! {
+        outcome = session.pump(&mut writer, &input) => outcome.err().map(|HostGone| Left::Gone),
+        left = listen(reaper, pid, &mut reader, &input, terminal.as_deref()) => Some(left),
+        () = feed(&input, stdin) => Some(Left::Gone),
     };
-    if outcome.is_err() {
-        reaper.signal_group(pid, libc::SIGKILL);
-        session.stdio.stdout = None;
-        session.stdio.stderr = None;
-        let _ = session.exit().await;
-        return;
+    drop(terminal);
+    match left {
+        None => {
+            let _ = writer.shutdown().await;
+        }
+        Some(Left::Gone) => {
+            reaper.signal_group(pid, libc::SIGKILL);
+            session.stdio.stdout = None;
+            session.stdio.stderr = None;
+            let _ = session.exit().await;
+        }
+        Some(Left::Detached) => {
+            let _ = writer.shutdown().await;
+            drop((reader, writer));
+            session.discard().await;
+        }
     }
-    let _ = writer.shutdown().await;
 }
 
 struct Session {
@@ -139,6 +157,18 @@ impl Session {
                 () = input.stalled_for(PROBE) => {
                     writer.write(&[]).await.map_err(|_| HostGone)?;
                 }
+            }
+        }
+    }
+
+    /// Drops what the command writes, until it ends.
+    async fn discard(&mut self) {
+        let mut buffer = vec![0; OUTPUT_BUFFER];
+        while !self.exit.is_terminated() {
+            tokio::select! {
+                () = readable(self.stdio.stdout.as_deref()) => skip(&mut self.stdio.stdout, &mut buffer),
+                () = readable(self.stdio.stderr.as_deref()) => skip(&mut self.stdio.stderr, &mut buffer),
+                _ = &mut self.exit => return,
             }
         }
     }
@@ -199,6 +229,15 @@ async fn copy(
     }
 }
 
+/// Reads and drops; drops the source at its end.
+fn skip(source: &mut Option<Rc<Source>>, buffer: &mut [u8]) {
+    if let Some(open) = source
+        && matches!(open.read(buffer), Read::End)
+    {
+        *source = None;
+    }
+}
+
 /// Sends what a pipe holds, and drops it.
 async fn drain(
     fd: u8,
@@ -221,19 +260,19 @@ async fn send(writer: &mut Writer, message: &ExecOutput) -> Result<(), HostGone>
     write_message(writer, message).await.map_err(|_| HostGone)
 }
 
-/// Hears the host until it closes the stream or sends what it may not.
+/// Hears the host until it leaves.
 async fn listen(
     reaper: &Reaper,
     pid: i32,
     reader: &mut Reader,
     input: &Pending,
     terminal: Option<&Source>,
-) {
+) -> Left {
     let mut buffer = Vec::new();
     while let Ok(Some(frame)) = read_frame(reader, &mut buffer).await {
         match frame {
             Frame::Data { fd: 0, bytes } => input.add(bytes).await,
-            Frame::Data { .. } => return,
+            Frame::Data { .. } => return Left::Gone,
             Frame::Message(_) => match frame.message::<ExecInput>() {
                 Ok(ExecInput::Signal(signal)) => {
                     if (1..=64).contains(&signal) {
@@ -245,10 +284,12 @@ async fn listen(
                         terminal.resize(rows, cols);
                     }
                 }
-                Err(_) => return,
+                Ok(ExecInput::Detach) => return Left::Detached,
+                Err(_) => return Left::Gone,
             },
         }
     }
+    Left::Gone
 }
 
 /// Passes input on. Never ends: the session outlives its input.
