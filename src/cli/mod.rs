@@ -10,12 +10,14 @@
 mod args;
 mod attached;
 mod commands;
+mod detach_keys;
 mod discover;
 mod engine;
 mod error;
 mod escape;
 mod filter;
 mod fingerprint;
+mod interactive;
 mod interrupt;
 mod last_words;
 mod lockfile;

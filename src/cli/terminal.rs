@@ -38,6 +38,11 @@ pub(crate) fn is_interactive() -> bool {
     isatty(stdin()) && isatty(stdout())
 }
 
+/// Whether keys can be typed for a command.
+pub(crate) fn has_input() -> bool {
+    isatty(stdin())
+}
+
 /// Rows and columns.
 pub(crate) fn size() -> (u16, u16) {
     match tcgetwinsize(stdout()) {

@@ -6,4 +6,7 @@ mod events;
 mod exec;
 
 pub use events::{EventError, EventFollower};
-pub use exec::{ExecError, ExecEvent, ExecInputHandle, ExecStream, exec};
+pub use exec::{
+    ExecConfig, ExecControl, ExecError, ExecEvent, ExecHandle, ExecOutput, ExecSink, Stdin, exec,
+};
+pub use msb_protocol::{ExecFailure, ExitStatus};

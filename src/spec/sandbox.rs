@@ -163,6 +163,13 @@ impl SandboxSpec {
     }
 }
 
+impl SandboxSpec {
+    /// Its shell.
+    pub fn shell_path(&self) -> String {
+        self.shell.as_ref().map_or_else(|| "/bin/sh".to_owned(), ToString::to_string)
+    }
+}
+
 /// What a sandbox boots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {

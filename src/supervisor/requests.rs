@@ -21,7 +21,13 @@ pub(super) fn decide(
         (ControlRequest::Stop { .. } | ControlRequest::Kill | ControlRequest::Update(_), _) => {
             Ok(())
         }
-        (ControlRequest::Exec(_), Phase::Booting) => Err(DeniedReason::NotReady),
+        (ControlRequest::Signal(number), _) if !(1..=64).contains(number) => {
+            Err(DeniedReason::Invalid(format!("{number} is no signal")))
+        }
+        (ControlRequest::Exec(_) | ControlRequest::Signal(_), Phase::Booting) => {
+            Err(DeniedReason::NotReady)
+        }
+        (ControlRequest::Signal(_), _) => Ok(()),
         (ControlRequest::Exec(exec), Phase::Running) => {
             if exec.argv.is_empty() {
                 Err(DeniedReason::Invalid("no command".into()))

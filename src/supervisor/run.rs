@@ -321,6 +321,12 @@ impl Run {
                 let grace = grace_ms.map_or(self.config.spec.stop_grace_period, Millis::from_ms);
                 self.take(Input::Stop(grace.duration()));
             }
+            ControlRequest::Signal(number) => {
+                let sent = self.signals.as_ref().map(|signals| signals.try_send(number));
+                if !matches!(sent, Some(Ok(()))) {
+                    return Err(DeniedReason::NoWorkload);
+                }
+            }
             ControlRequest::Kill => self.take(Input::Kill),
             ControlRequest::Update(spec) => self.update(*spec),
             ControlRequest::Exec(request) => {

@@ -58,7 +58,7 @@ pub(super) fn complete(
 pub(super) fn probe(spec: &SandboxSpec, image: &ImageDefaults, check: &HealthCheck) -> Probing {
     let argv = match &check.probe {
         Probe::Exec(argv) => argv.clone(),
-        Probe::Shell(script) => vec![shell(spec), "-c".into(), script.clone()],
+        Probe::Shell(script) => vec![spec.shell_path(), "-c".into(), script.clone()],
         Probe::Http(url) => return connection(ProbeTarget::http(url), check),
         Probe::Tcp(address) => return connection(ProbeTarget::tcp(address), check),
     };
@@ -94,10 +94,6 @@ pub(super) fn hook_set(spec: &SandboxSpec) -> HookSet {
         post_start: !spec.hooks.post_start.is_empty(),
         pre_stop: !spec.hooks.pre_stop.is_empty(),
     }
-}
-
-fn shell(spec: &SandboxSpec) -> String {
-    spec.shell.as_ref().map_or_else(|| "/bin/sh".into(), ToString::to_string)
 }
 
 /// What stops the workload.

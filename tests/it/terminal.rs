@@ -66,11 +66,19 @@ impl Terminal {
     /// Waits until `text` appears after what was waited for before.
     #[track_caller]
     pub(crate) fn shows(&mut self, text: &str) {
+        self.until(text);
+    }
+
+    /// [`Terminal::shows`]; what came before it.
+    #[track_caller]
+    pub(crate) fn until(&mut self, text: &str) -> String {
         while !self.said.contains(text) {
             assert!(self.read(), "the program ended without `{text}`: {:?}", self.said);
         }
-        let end = self.said.find(text).unwrap() + text.len();
-        self.said.drain(..end);
+        let at = self.said.find(text).unwrap();
+        let before = self.said[..at].to_owned();
+        self.said.drain(..at + text.len());
+        before
     }
 
     /// Reads some; false once no process has the terminal.

@@ -1,5 +1,6 @@
 //! The words of the command line. Doc comments here are the help texts and `docs/cli.md`.
 
+mod guest;
 mod images;
 mod lifecycle;
 mod session;
@@ -13,11 +14,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::runtime::{DriverChoice, InvalidDriver};
 use crate::spec::{ByteSize, Millis, Name};
 
+pub(crate) use guest::InGuest;
 pub(crate) use images::{Images, ImagesRm, Inspect, Load, Prune, Pull, Save, Update};
 pub(crate) use lifecycle::{
     Down, Ls, Machine, Names, Plan, Ps, Restart, Rm, Select, Selection, Start, Stop, Up,
 };
-pub(crate) use session::{Exec, Logs};
+pub(crate) use session::{Attach, Exec, Kill, Logs, Shell};
 pub(crate) use volumes::{VolumeCreate, VolumeNames, VolumePrune, VolumeResize, Volumes};
 pub(crate) use watching::{Events, Filter, Graph, GraphFormat, Until, Wait};
 
@@ -93,12 +95,18 @@ pub(crate) enum Command {
     Wait(Wait),
     /// Show which sandboxes depend on which
     Graph(Graph),
+    /// Show what the workload of a sandbox writes, until it ends, and end as it did
+    Attach(Attach),
     /// Run a command in a running sandbox
     Exec(Exec),
+    /// Open a shell in a running sandbox
+    Shell(Shell),
     /// Start sandboxes that exist
     Start(Start),
     /// Stop sandboxes and keep their disks
     Stop(Stop),
+    /// End sandboxes at once, or send their workloads a signal
+    Kill(Kill),
     /// Stop sandboxes, then start them on the same disks
     Restart(Restart),
     /// Remove stopped sandboxes and their disks
@@ -244,7 +252,7 @@ mod tests {
     fn exec_keeps_the_commands_own_flags() {
         let cli = Cli::parse_from(["msb", "exec", "-T", "web", "ls", "-l", "--", "-p"]);
         let Command::Exec(exec) = cli.command else { panic!("not exec") };
-        assert!(exec.no_tty);
+        assert!(exec.guest.no_tty);
         assert_eq!(exec.argv, ["ls", "-l", "--", "-p"]);
         let cli = Cli::parse_from(["msb", "exec", "web", "--", "ls", "-l"]);
         assert!(matches!(cli.command, Command::Exec(Exec { argv, .. }) if argv == ["ls", "-l"]));

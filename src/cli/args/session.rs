@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::spec::Name;
+use crate::spec::{Name, Signal};
 
-use super::Format;
+use super::{Format, InGuest};
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
@@ -49,16 +49,44 @@ pub(crate) struct Exec {
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, num_args = 1..)]
     #[arg(allow_hyphen_values = true)]
     pub(crate) argv: Vec<String>,
-    /// No terminal, even on one
-    #[arg(short = 'T', long)]
-    pub(crate) no_tty: bool,
-    /// Run as this user (`user[:group]`)
-    #[arg(short, long, value_name = "USER")]
-    pub(crate) user: Option<String>,
-    /// Run in this directory
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
-    /// Set a variable; `NAME` alone passes this environment's value
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    pub(crate) env: Vec<String>,
+    #[command(flatten)]
+    pub(crate) guest: InGuest,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shell {
+    /// Which sandbox
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) name: Name,
+    /// Have the shell run this instead of what is typed
+    #[arg(short, long, value_name = "SCRIPT")]
+    pub(crate) command: Option<String>,
+    #[command(flatten)]
+    pub(crate) guest: InGuest,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// Which sandbox
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) name: Name,
+    /// Show the last N lines first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) tail: usize,
+    /// Pass signals on to the workload, Ctrl-C among them, which otherwise ends this command only
+    #[arg(long)]
+    pub(crate) sig_proxy: bool,
+    /// Pass control characters on to the terminal
+    #[arg(long)]
+    pub(crate) raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kill {
+    /// Only these sandboxes; default all that run
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    /// Send this to the workload instead of ending the machine, such as `HUP`
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
+    pub(crate) signal: Signal,
 }

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod attach;
 mod completion;
 mod config;
 mod df;
@@ -11,6 +12,7 @@ mod graph;
 mod images;
 mod init;
 mod inspect;
+mod kill;
 mod lifecycle;
 mod logs;
 mod ls;
@@ -48,7 +50,10 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Events(args) => events::run(ui, global, &args),
         Command::Wait(args) => wait::run(ui, global, &args),
         Command::Graph(args) => graph::run(ui, global, &args),
-        Command::Exec(args) => exec::run(ui, global, &args),
+        Command::Attach(args) => attach::run(ui, global, &args),
+        Command::Exec(args) => exec::exec(ui, global, &args),
+        Command::Shell(args) => exec::shell(ui, global, &args),
+        Command::Kill(args) => kill::run(ui, global, &args),
         Command::Logs(args) => logs::run(ui, global, &args),
         Command::Start(args) => lifecycle::start(ui, global, &args),
         Command::Stop(args) => lifecycle::stop(ui, global, &args),
@@ -81,7 +86,10 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Ls(_)
             | Command::Events(_)
             | Command::Wait(_)
+            | Command::Attach(_)
             | Command::Exec(_)
+            | Command::Shell(_)
+            | Command::Kill(_)
             | Command::Logs(_)
             | Command::Start(_)
             | Command::Stop(_)

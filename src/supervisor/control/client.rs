@@ -121,6 +121,11 @@ impl ControlClient {
         self.ask(&ControlRequest::Stop { grace_ms }).await.map(drop)
     }
 
+    /// Sends a signal (1 to 64) to the workload's process group; returns when it is on its way.
+    pub async fn signal(&self, number: i32) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::Signal(number)).await.map(drop)
+    }
+
     /// Has the VM killed; returns when that has begun.
     pub async fn kill(&self) -> Result<(), ControlError> {
         self.ask(&ControlRequest::Kill).await.map(drop)

@@ -19,6 +19,8 @@ pub enum ControlRequest {
         /// Time between the stop signal and SIGKILL; default the spec's.
         grace_ms: Option<u64>,
     },
+    /// Send the workload's process group a signal.
+    Signal(i32),
     /// End the sandbox at once.
     Kill,
     /// The spec has changed in fields that need no restart.
@@ -83,6 +85,9 @@ pub enum DeniedReason {
     /// The most clients are connected.
     #[error("too many clients are connected to the sandbox")]
     TooManyClients,
+    /// A signal, and there is nothing that could have it.
+    #[error("no workload runs in the sandbox")]
+    NoWorkload,
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),

@@ -3,22 +3,22 @@
 use super::*;
 
 /// Far beyond what anything here takes on a loaded machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) async fn within<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it takes too long")
 }
 
-pub(super) struct Bench {
-    pub(super) _dir: TempDir,
-    pub(super) home: Home,
+pub(crate) struct Bench {
+    pub(crate) _dir: TempDir,
+    pub(crate) home: Home,
 }
 
-pub(super) fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     bench_below("home")
 }
 
-pub(super) fn bench_below(path: &str) -> Bench {
+pub(crate) fn bench_below(path: &str) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let home = Home::at(dir.path().join(path));
     let store = Store::open(&home).unwrap();
@@ -28,19 +28,19 @@ pub(super) fn bench_below(path: &str) -> Bench {
     Bench { _dir: dir, home }
 }
 
-pub(super) fn sh(script: &str) -> SandboxSpec {
+pub(crate) fn sh(script: &str) -> SandboxSpec {
     let image = Image { source: ImageSource::Oci("none".into()), platform: None };
     let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     SandboxSpec { cmd: Some(argv), ..SandboxSpec::new(image) }
 }
 
-pub(super) fn idle() -> SandboxSpec {
+pub(crate) fn idle() -> SandboxSpec {
     SandboxSpec { cmd: None, ..sh("") }
 }
 
 impl Bench {
     /// A configuration of a sandbox whose row exists.
-    pub(super) fn config(&self, name: &str, spec: SandboxSpec) -> LaunchConfig {
+    pub(crate) fn config(&self, name: &str, spec: SandboxSpec) -> LaunchConfig {
         let id = supervisor::new_id().unwrap();
         let row = NewSandbox {
             id: &id,
@@ -77,22 +77,22 @@ impl Bench {
         }
     }
 
-    pub(super) async fn up(&self, spec: SandboxSpec) -> Up {
+    pub(crate) async fn up(&self, spec: SandboxSpec) -> Up {
         self.launch(self.config("web", spec)).await
     }
 
-    pub(super) async fn launch(&self, config: LaunchConfig) -> Up {
+    pub(crate) async fn launch(&self, config: LaunchConfig) -> Up {
         let launched = within(supervisor::launch(&self.home, &config)).await.unwrap();
         let client = ControlClient::new(&self.home, &config.id);
         Up { home: self.home.clone(), config, launched, client }
     }
 
-    pub(super) fn row(&self, id: &str) -> SandboxRow {
+    pub(crate) fn row(&self, id: &str) -> SandboxRow {
         Store::open(&self.home).unwrap().sandbox_by_id(id).unwrap().unwrap()
     }
 
     /// A program that takes the agent's place: the helper of that name in [`hostile`].
-    pub(super) fn hostile(&self, helper: &str) -> PathBuf {
+    pub(crate) fn hostile(&self, helper: &str) -> PathBuf {
         let binary = std::env::current_exe().unwrap();
         self.script(&format!(
             "exec {} --exact supervisor::hostile::{helper} --ignored --nocapture <&3",
@@ -100,7 +100,7 @@ impl Bench {
         ))
     }
 
-    pub(super) fn script(&self, body: &str) -> PathBuf {
+    pub(crate) fn script(&self, body: &str) -> PathBuf {
         let path = self._dir.path().join("agent.sh");
         let mut file = fs::File::create(&path).unwrap();
         writeln!(file, "#!/bin/sh\n{body}").unwrap();
@@ -110,11 +110,11 @@ impl Bench {
 }
 
 /// A sandbox that was started. Its supervisor is killed with the test.
-pub(super) struct Up {
-    pub(super) home: Home,
-    pub(super) config: LaunchConfig,
-    pub(super) launched: Launched,
-    pub(super) client: ControlClient,
+pub(crate) struct Up {
+    pub(crate) home: Home,
+    pub(crate) config: LaunchConfig,
+    pub(crate) launched: Launched,
+    pub(crate) client: ControlClient,
 }
 
 impl Drop for Up {
@@ -132,33 +132,33 @@ impl Drop for Up {
 }
 
 impl Up {
-    pub(super) async fn until(&self, done: impl FnMut(&StatusEvent) -> bool) -> StatusEvent {
+    pub(crate) async fn until(&self, done: impl FnMut(&StatusEvent) -> bool) -> StatusEvent {
         within(supervisor::wait_until(&self.home, &self.config.id, done)).await.unwrap()
     }
 
-    pub(super) async fn running(&self) -> StatusEvent {
+    pub(crate) async fn running(&self) -> StatusEvent {
         let event = self.until(|event| event.status == Status::Running).await;
         assert_eq!(event.status, Status::Running, "{event:?}");
         event
     }
 
-    pub(super) async fn ended(&self) -> StatusEvent {
+    pub(crate) async fn ended(&self) -> StatusEvent {
         self.until(|_| false).await
     }
 
-    pub(super) async fn run(&self, script: &str) -> (ExitStatus, String) {
+    pub(crate) async fn run(&self, script: &str) -> (ExitStatus, String) {
         let session = within(self.client.exec(command(script))).await.unwrap();
         within(collect(session)).await
     }
 
-    pub(super) fn logs(&self) -> Vec<String> {
+    pub(crate) fn logs(&self) -> Vec<String> {
         let dir = SandboxPaths::new(&self.home, &self.config.id).logs();
         let records = logs::read(&dir, &LogRange::default()).unwrap();
         records.into_iter().map(|record| format!("{}: {}", record.stream, record.message)).collect()
     }
 
     /// Follows the log until a line is `line`.
-    pub(super) async fn said(&self, line: &str) {
+    pub(crate) async fn said(&self, line: &str) {
         let dir = SandboxPaths::new(&self.home, &self.config.id).logs();
         let (mut records, mut follower) = LogFollower::open(&dir, &LogRange::default()).unwrap();
         while !records.iter().any(|record| record.message == line) {
@@ -167,20 +167,20 @@ impl Up {
         }
     }
 
-    pub(super) fn peak_mib(&self) -> u64 {
+    pub(crate) fn peak_mib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.launched.pid)).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
     }
 }
 
-pub(super) fn command(script: &str) -> ExecRequest {
+pub(crate) fn command(script: &str) -> ExecRequest {
     let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     ExecRequest { argv, ..ExecRequest::default() }
 }
 
 /// Reads a session to its end.
-pub(super) async fn collect(mut session: ExecSession) -> (ExitStatus, String) {
+pub(crate) async fn collect(mut session: ExecSession) -> (ExitStatus, String) {
     let mut output = Vec::new();
     let mut buffer = Vec::new();
     while let Some(frame) = read_frame(&mut session.stream, &mut buffer).await.unwrap() {
@@ -198,7 +198,7 @@ pub(super) async fn collect(mut session: ExecSession) -> (ExitStatus, String) {
     panic!("the session ended without a status");
 }
 
-pub(super) async fn started(session: &mut ExecSession) -> u32 {
+pub(crate) async fn started(session: &mut ExecSession) -> u32 {
     let mut buffer = Vec::new();
     let frame = within(read_frame(&mut session.stream, &mut buffer)).await.unwrap().unwrap();
     match frame.message().unwrap() {
@@ -208,7 +208,7 @@ pub(super) async fn started(session: &mut ExecSession) -> u32 {
 }
 
 /// Waits for the end of a process that is not our child.
-pub(super) async fn gone(pid: u32) {
+pub(crate) async fn gone(pid: u32) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     let waiting = tokio::task::spawn_blocking(move || {
         if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) {
@@ -219,7 +219,7 @@ pub(super) async fn gone(pid: u32) {
     within(waiting).await.unwrap();
 }
 
-pub(super) fn kill_9(pid: u32) {
+pub(crate) fn kill_9(pid: u32) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }

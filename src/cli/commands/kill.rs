@@ -1,0 +1,73 @@
+//! `msb kill`: ends machines at once, or sends workloads a signal. Takes no lease, so that it works
+//! whatever another command waits for.
+
+use crate::cli::args::{Global, Kill};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::ui::Ui;
+use crate::cli::{interrupt, project};
+use crate::home::Home;
+use crate::reconcile;
+use crate::spec::{Name, Signal};
+use crate::store::{SandboxRow, Store};
+use crate::supervisor::{self, ControlClient, ControlError, DeniedReason};
+
+pub(crate) fn run(ui: &Ui, global: &Global, args: &Kill) -> Result<Exit, CliError> {
+    let home = project::home()?;
+    let project = project::name(ui, global)?;
+    let rows = chosen(&home, &project, &args.names)?;
+    if rows.is_empty() {
+        ui.say("nothing runs");
+        return Ok(Exit::Ok);
+    }
+    interrupt::runtime()?.block_on(async {
+        let mut exit = Exit::Ok;
+        for row in &rows {
+            let done = match args.signal {
+                Signal::KILL => end(&home, row).await,
+                signal => ControlClient::new(&home, &row.id).signal(signal.number()).await,
+            };
+            match done {
+                Ok(()) => ui.say(&format!("sandbox {}: {}", row.name, said(args.signal))),
+                Err(error) => {
+                    let message = format!("sandbox {}: {error}", row.name);
+                    ui.error(&CliError::message(Exit::Failed, message));
+                    exit = Exit::Failed;
+                }
+            }
+        }
+        Ok(exit)
+    })
+}
+
+fn said(signal: Signal) -> String {
+    match signal {
+        Signal::KILL => "killed".to_owned(),
+        signal => format!("got {signal}"),
+    }
+}
+
+/// The rows that are meant. A sandbox that is named must run.
+fn chosen(home: &Home, project: &Name, names: &[Name]) -> Result<Vec<SandboxRow>, CliError> {
+    if !names.is_empty() {
+        return names.iter().map(|name| super::exec::running(project, name)).collect();
+    }
+    let Some(store) = Store::open_read_only(home)? else { return Ok(Vec::new()) };
+    let mut rows = reconcile::rows(&store, project.as_str())?;
+    rows.retain(|row| row.status.is_live());
+    Ok(rows)
+}
+
+/// Returns once nothing of it runs.
+async fn end(home: &Home, row: &SandboxRow) -> Result<(), ControlError> {
+    match ControlClient::new(home, &row.id).kill().await {
+        // It ends by itself.
+        Ok(())
+        | Err(
+            ControlError::NotRunning
+            | ControlError::Gone
+            | ControlError::Denied(DeniedReason::Stopping),
+        ) => {}
+        Err(error) => return Err(error),
+    }
+    supervisor::wait_until(home, &row.id, |_| false).await.map(drop)
+}

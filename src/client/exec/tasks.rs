@@ -1,0 +1,121 @@
+//! The two tasks that have the connection of a session: what waits for one event or one chunk can
+//! be dropped at any time without tearing a frame.
+
+use std::io;
+
+use msb_protocol::{
+    ExecInput, ExecOutput, ExitStatus, Frame, FrameError, read_frame, write_data, write_message,
+};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{ExecError, ExecEvent};
+
+/// What [`read`] tells.
+pub(super) type Told = Result<ExecEvent, ExecError>;
+
+/// A message to the agent, and who waits for it to be on its way.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) input: ExecInput,
+    pub(super) written: oneshot::Sender<()>,
+}
+
+/// Reads events until the last one. Once `cut`, the connection is closed, which kills the command.
+pub(super) async fn read(
+    mut reader: OwnedReadHalf,
+    events: mpsc::Sender<Told>,
+    cut: CancellationToken,
+) {
+    let mut buffer = Vec::new();
+    loop {
+        let told = tokio::select! {
+            told = next(&mut reader, &mut buffer) => told,
+            () = cut.cancelled() => Ok(ExecEvent::Exited(ExitStatus::Signal(KILL))),
+        };
+        let last = matches!(told, Err(_) | Ok(ExecEvent::Exited(_)));
+        if last {
+            drop(reader);
+            let _ = events.send(told).await;
+            return;
+        }
+        tokio::select! {
+            sent = events.send(told) => if sent.is_err() { return },
+            () = cut.cancelled() => {}
+        }
+    }
+}
+
+/// Linux's SIGKILL.
+pub(super) const KILL: i32 = 9;
+/// The highest signal number.
+const LAST_SIGNAL: i32 = 64;
+
+async fn next(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> Told {
+    match read_frame(reader, buffer).await {
+        Ok(Some(Frame::Data { fd: 1, bytes })) => Ok(ExecEvent::Stdout(bytes.to_vec())),
+        Ok(Some(Frame::Data { fd: 2, bytes })) => Ok(ExecEvent::Stderr(bytes.to_vec())),
+        Ok(Some(Frame::Data { .. })) => Err(FrameError::Unexpected.into()),
+        Ok(Some(frame)) => match frame.message()? {
+            ExecOutput::Started { pid } => Ok(ExecEvent::Started { pid }),
+            ExecOutput::Exited(status) => Ok(ExecEvent::Exited(sane(status))),
+            ExecOutput::Failed(failure) => Err(ExecError::Failed(failure)),
+        },
+        Ok(None) | Err(FrameError::Truncated) => Err(ExecError::Gone),
+        Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+            Err(ExecError::Gone)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The guest is not trusted to say only what a kernel does.
+fn sane(status: ExitStatus) -> ExitStatus {
+    match status {
+        ExitStatus::Code(code) => ExitStatus::Code(code.clamp(0, 255)),
+        ExitStatus::Signal(signal) => ExitStatus::Signal(signal.clamp(1, LAST_SIGNAL)),
+    }
+}
+
+/// Writes messages and input, messages first, for as long as anybody may send some.
+pub(super) async fn write(
+    mut writer: OwnedWriteHalf,
+    mut messages: mpsc::Receiver<Message>,
+    mut input: mpsc::Receiver<Vec<u8>>,
+    cut: CancellationToken,
+) {
+    let work = async {
+        let mut open = true;
+        loop {
+            let written = tokio::select! {
+                biased;
+                message = messages.recv() => match message {
+                    Some(message) => {
+                        let written = write_message(&mut writer, &message.input).await;
+                        if written.is_ok() {
+                            let _ = message.written.send(());
+                        }
+                        written
+                    }
+                    None => return,
+                },
+                chunk = input.recv(), if open => {
+                    // No bytes are the end of the input.
+                    open = chunk.is_some();
+                    write_data(&mut writer, 0, &chunk.unwrap_or_default()).await
+                }
+            };
+            if written.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = cut.cancelled() => {}
+    }
+    // Dropped, a half of a connection is shut down, which the supervisor would take for the end
+    // of the session: it lasts until the reader has its last event.
+    writer.forget();
+}

@@ -1,0 +1,128 @@
+//! Commands in sandboxes from the command line: `exec` without a terminal, `shell`, `attach`, `kill`,
+//! and leaving a command by its detach keys.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::environment::Environment;
+use crate::terminal::{Group, Terminal};
+
+/// One sandbox with this workload, running.
+fn one(cmd: &str) -> Environment {
+    let env = Environment::new();
+    let file = format!("name = \"p\"\n[sandbox.db]\nimage = \"./image\"\ncmd = {cmd}\n");
+    env.write("Sandboxfile", &file);
+    env.msb("up -d --wait").expect(0);
+    env
+}
+
+const IDLE: &str = r#"["sleep", "100000"]"#;
+
+fn is_alive(pid: &str) -> bool {
+    Path::new(&format!("/proc/{}", pid.trim())).exists()
+}
+
+#[test]
+fn exec_has_a_time_limit_and_limits() {
+    let env = one(IDLE);
+    let args = ["exec", "--timeout", "200ms", "db", "sh", "-c", "echo early; exec sleep 1000"];
+    let ran = env.run(env.command().args(args)).expect(124);
+    assert_eq!(ran.stdout, "early\n");
+    assert!(ran.stderr.contains("killed after 200ms"), "{}", ran.stderr);
+    let args = ["exec", "--rlimit", "nofile=20:30", "db", "sh", "-c", "ulimit -n; ulimit -Hn"];
+    assert_eq!(env.run(env.command().args(args)).expect(0).stdout, "20\n30\n");
+    env.msb("exec --rlimit nofile db true").expect(64);
+    env.msb("exec -t db true").expect(64);
+    env.msb("exec db no-such-program").expect(127);
+    env.msb("exec db /etc/passwd").expect(126);
+}
+
+#[test]
+fn exec_leaves_a_command_running() {
+    let env = one(IDLE);
+    let file = env.project().join("pid");
+    let script = format!("echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000", file.display());
+    env.run(env.command().args(["exec", "-d", "db", "sh", "-c", &script])).expect(0);
+    let pid = loop {
+        match std::fs::read_to_string(&file) {
+            Ok(pid) => break pid,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    assert!(is_alive(&pid));
+    env.msb("exec -d db no-such-program").expect(127);
+    env.msb("stop").expect(0);
+    assert!(!is_alive(&pid), "it ends with the sandbox");
+}
+
+#[test]
+fn shell_is_the_sandboxs_own() {
+    let env = one(IDLE);
+    let mut terminal = Terminal::run(env.command().args(["shell", "db"]), 24, 80);
+    terminal.press("echo $((6 * 7)) $0\r");
+    terminal.shows("42 /bin/sh");
+    terminal.press("exit 3\r");
+    assert_eq!(terminal.end(), (Some(3), true));
+    let ran = env.run(env.command().args(["shell", "db", "-c", "echo $0 | tr a-z A-Z"]));
+    assert_eq!(ran.expect(0).stdout, "/BIN/SH\n");
+    // Without a terminal it reads what it is given.
+    let mut command = env.command();
+    let mut child =
+        command.args(["shell", "db"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"echo piped; exit 4\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(4), &b"piped\n"[..]));
+    env.write("Sandboxfile", "name = \"p\"\n[sandbox.db]\nimage = \"./image\"\ncmd = [\"sleep\", \"1000\"]\nshell = \"/bin/true\"\n");
+    env.msb("up -d").expect(0);
+    env.msb("shell db -c false").expect(0);
+}
+
+#[test]
+fn detach_keys_leave_a_command_running() {
+    let env = one(IDLE);
+    for (flags, keys) in [(&[][..], "\x10\x11"), (&["--detach-keys", "ctrl-x,y"], "\x18y")] {
+        let mut command = env.command();
+        command.arg("exec").args(flags).args(["db", "sh", "-c", "echo $$ up; exec cat"]);
+        let mut terminal = Terminal::run(&command, 24, 80);
+        let pid = terminal.until(" up");
+        // A key of the sequence that another follows is the command's.
+        terminal.press("\x10a\r");
+        terminal.shows("^Pa");
+        terminal.press(keys);
+        terminal.shows("detached");
+        assert_eq!(terminal.end(), (Some(0), true));
+        assert!(is_alive(&pid), "{pid} runs on");
+    }
+}
+
+#[test]
+fn attach_follows_the_workload_to_its_end() {
+    let script = r#"["/bin/sh", "-c", "trap 'echo int' INT; trap 'echo bye; exit 5' USR1; echo up; while :; do sleep 0.05; done"]"#;
+    let env = one(script);
+    let mut attach = Group::run(env.command().args(["attach", "--tail", "9", "db"]));
+    attach.says("up");
+    attach.interrupt();
+    assert_eq!(attach.end().0, Some(130));
+    assert_eq!(env.statuses(), ["db running"]);
+    let mut attach = Group::run(env.command().args(["attach", "--sig-proxy", "db", "--tail=9"]));
+    attach.says("up");
+    attach.interrupt();
+    attach.says("int");
+    env.msb("kill -s USR1 db").expect(0);
+    attach.says("bye");
+    assert_eq!(attach.end().0, Some(5));
+    env.msb("attach db").expect(1);
+}
+
+#[test]
+fn kill_ends_at_once_what_runs() {
+    let env = one(r#"["/bin/sh", "-c", "trap '' TERM INT HUP; sleep 100000 & wait"]"#);
+    env.msb("kill --signal NONSENSE").expect(64);
+    env.msb("kill web").expect(1);
+    let ran = env.msb("kill").expect(0);
+    ran.ends_with("sandbox db: killed");
+    assert_eq!(env.statuses(), ["db stopped"]);
+    env.msb("kill").expect(0).ends_with("nothing runs");
+    env.msb("kill db").expect(1);
+}
