@@ -252,6 +252,7 @@ impl Runs {
                 let wanted = self.restarts.still(self.config.spec.restart, failed);
                 (Ok(Granted::Done), !wanted)
             }
+            ControlRequest::Signal(_) => (Err(DeniedReason::NoWorkload), false),
             ControlRequest::Jail | ControlRequest::Exec(_) => (Err(DeniedReason::NotReady), false),
         }
     }

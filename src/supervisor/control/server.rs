@@ -202,25 +202,40 @@ async fn exec(mut stream: UnixStream, opener: &Opener, request: ExecRequest) {
 }
 
 /// Copies both ways until either side ends. The client's end resets the agent's stream, so that the
-/// agent kills the session; the agent's end is the session's.
+/// agent kills the session; the agent's end is the session's. An agent that takes no more has ended
+/// the session, and its last words are still to be passed on.
 async fn splice(client: UnixStream, agent: MuxStream) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_agent, mut to_agent) = tokio::io::split(agent);
+    let input = async {
+        if pump(&mut from_client, &mut to_agent).await == End::Taken {
+            let _ = tokio::io::copy(&mut from_client, &mut tokio::io::sink()).await;
+        }
+    };
     tokio::select! {
-        () = pump(&mut from_client, &mut to_agent) => {}
-        () = pump(&mut from_agent, &mut to_client) => {}
+        () = input => {}
+        _ = pump(&mut from_agent, &mut to_client) => {}
     }
 }
 
-async fn pump(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+/// Why no more is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nothing more comes.
+    Given,
+    /// Nothing more is taken.
+    Taken,
+}
+
+async fn pump(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> End {
     let mut buffer = vec![0; CHUNK];
     loop {
         match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => return End::Given,
             Ok(length) => {
-                let Some(bytes) = buffer.get(..length) else { return };
+                let Some(bytes) = buffer.get(..length) else { return End::Given };
                 if to.write_all(bytes).await.is_err() || to.flush().await.is_err() {
-                    return;
+                    return End::Taken;
                 }
             }
         }
