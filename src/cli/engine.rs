@@ -243,6 +243,9 @@ pub(crate) fn run_with(
     }
     if look.plan.is_empty() && !look.unfinished && always.is_empty() {
         say_withheld(ui, &look.plan);
+        if request.options.intent == Intent::Up {
+            remember_directories(request)?;
+        }
         return Ok(None);
     }
     // What is missing for running anything is said before anything is touched.
@@ -251,6 +254,39 @@ pub(crate) fn run_with(
     let runtime = interrupt::runtime()?;
     let watch = on_interrupt.watch(&runtime);
     runtime.block_on(change(ui, request, store, machine, &always, watch)).map(Some)
+}
+
+/// Notes that directories of which only times have changed still are the images that they were, so
+/// that the next look at them reads no file.
+fn remember_directories(request: &Request<'_>) -> Result<(), CliError> {
+    let mut images: Vec<&Image> = Vec::new();
+    for name in &request.selected {
+        let Some(spec) = request.loaded.project.sandboxes.get(name) else { continue };
+        if matches!(spec.image.source, ImageSource::Dir(_)) && !images.contains(&&spec.image) {
+            images.push(&spec.image);
+        }
+    }
+    let home = project::home()?;
+    let Some(store) = Store::open_read_only(&home)? else { return Ok(()) };
+    let cache = ImageCache::new(home.clone(), Arc::new(Mutex::new(store)) as _);
+    let mut new = Vec::new();
+    for image in images {
+        if cache.cached(image)?.is_none() {
+            new.push(image);
+        }
+    }
+    if new.is_empty() {
+        return Ok(());
+    }
+    let store = Arc::new(Mutex::new(Store::open(&home)?));
+    let cache = ImageCache::new(home, store as _);
+    for image in new {
+        // Files answer at once, and these have been read a moment ago.
+        if let Some(named) = cache.refresh(image, &RegistryAccess::anonymous()).now_or_never() {
+            named?;
+        }
+    }
+    Ok(())
 }
 
 /// Images that a registry is asked for at every `up`: those of which the lock file says nothing.

@@ -213,7 +213,9 @@ impl From<crate::image::SaveError> for CliError {
                     "`msb images rm`, then `msb pull` or `msb images load`, brings its layers back",
                 )
             }
-            SaveError::Read { .. } | SaveError::Write(_) => Self::new(Exit::Failed, error),
+            SaveError::NoLayers(_) | SaveError::Read { .. } | SaveError::Write(_) => {
+                Self::new(Exit::Failed, error)
+            }
         }
     }
 }

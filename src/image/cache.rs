@@ -26,6 +26,7 @@ use super::progress::Progress;
 use super::pull;
 use super::reference::{ImageRef, InvalidReference};
 use super::rows::{ImageRows, SourceKey};
+use super::tree;
 use crate::home::Home;
 use crate::spec::{Image, ImageSource, PullPolicy};
 use crate::store::{ImageDocuments, ImageRow, StoreError};
@@ -76,7 +77,8 @@ impl ImageCache {
 
     /// The image as it is on this machine, if it is. One row and one stat for a reference, no
     /// network; a layout directory is asked what its tag names (two small reads), an archive
-    /// counts as cached while its time stamp, size and inode are those of the last pull.
+    /// counts as cached while its time stamp, size and inode are those of the last pull, and so does a
+    /// directory of files with those of all that is in it.
     pub fn cached(&self, image: &Image) -> Result<Option<ImageRecord>, ImageError> {
         self.find(image).map_err(|reason| ImageError::new(&image.source, reason))
     }
@@ -229,7 +231,20 @@ impl ImageCache {
         self.rows.put(key, &row, documents).map_err(rows_error)
     }
 
+    /// The image of a directory in its present state.
+    pub(super) fn cached_tree(
+        &self,
+        image: &Image,
+        root: &Path,
+    ) -> Result<Option<ImageRecord>, Reason> {
+        let row = self.rows.by_source(&tree::key(image, root)?).map_err(rows_error)?;
+        self.record(row)
+    }
+
     fn find(&self, image: &Image) -> Result<Option<ImageRecord>, Reason> {
+        if let Some(root) = pull::tree_of(image) {
+            return self.cached_tree(image, root);
+        }
         if matches!(image.source, ImageSource::Dir(_)) {
             // Its files answer at once, so that the future never waits.
             let named = pull::digest(self, image, &RegistryAccess::anonymous()).now_or_never();
@@ -308,6 +323,9 @@ pub(super) fn platform_of(image: &Image) -> Result<Platform, Reason> {
 
 /// What identifies a source and the state in which it was read.
 pub(super) fn source_key(image: &Image) -> Result<SourceKey, Reason> {
+    if let Some(root) = pull::tree_of(image) {
+        return tree::key(image, root);
+    }
     let reference = match &image.source {
         ImageSource::Oci(text) => text.parse::<ImageRef>()?.to_string(),
         ImageSource::Dir(text) => format!("dir:{text}"),

@@ -224,6 +224,14 @@ pub enum Reason {
         /// The limit.
         limit_bytes: u64,
     },
+    /// Something about a directory whose files are the image.
+    #[error("{path}: {problem}")]
+    Tree {
+        /// Where in it.
+        path: PathBuf,
+        /// What.
+        problem: &'static str,
+    },
     /// The bootable image cannot be made from the layers.
     #[error("the image cannot be built from its layers")]
     Build {
@@ -352,14 +360,21 @@ impl ImageError {
             Reason::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "make room on that file system and run it again; `msb df` shows what msb keeps".into()
             }
+            Reason::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "who runs msb must be allowed to read every file of an image".into()
+            }
             Reason::NoSuchPath(_) => {
                 "relative paths start at the directory of the Sandboxfile; write `image = \"name:tag\"` \
                  for an image of a registry"
                     .into()
             }
             Reason::NotALayout(_) => {
-                "`skopeo copy docker://… oci:DIR:TAG` makes one; root file systems as directories \
-                 are not supported by this version yet"
+                "`skopeo copy docker://… oci:DIR:TAG` makes one; a `#tag` is for layouts, and a \
+                 root file system is a directory"
+                    .into()
+            }
+            Reason::Tree { .. } => {
+                "nothing was made of the directory; leave it alone while it is read, and try again"
                     .into()
             }
             Reason::NotAnImage(_)

@@ -12,6 +12,7 @@ use super::local::split_tag;
 use super::platform::Platform;
 use super::reference::ImageRef;
 use super::rows::SourceKey;
+use super::tree;
 use super::wire;
 use crate::home::Home;
 use crate::store::{ImageDetail, ImageUser, Store, StoreError};
@@ -161,11 +162,15 @@ fn count_shared(images: &mut [StoredImage]) {
     }
 }
 
-/// The name as it is shown. None where the path is gone or, for an archive, has become another one:
-/// nothing finds the image by it.
+/// The name as it is shown. None where the path is gone or, for an archive and a directory of files,
+/// has become another one: nothing finds the image by it.
 fn current(key: SourceKey) -> Option<SourceKey> {
     if let Some(path) = key.reference.strip_prefix("dir:") {
         return split_tag(path).0.exists().then_some(key);
+    }
+    if let Some((path, is_same)) = tree::parse(&key.reference) {
+        let reference = format!("dir:{path}");
+        return is_same.then_some(SourceKey { reference, ..key });
     }
     let Some((text, read)) =
         key.reference.strip_prefix("archive:").and_then(|rest| rest.rsplit_once(' '))

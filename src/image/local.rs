@@ -147,6 +147,11 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
+/// Whether a directory is an image layout.
+pub(super) fn is_layout(root: &Path) -> bool {
+    [MARKER, INDEX].iter().all(|name| root.join(name).is_file())
+}
+
 /// All images of a layout directory, or those with a tag.
 pub(super) fn all_in_dir(
     root: &Path,

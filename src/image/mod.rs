@@ -37,6 +37,7 @@ mod removal;
 mod rows;
 mod save;
 mod source;
+mod tree;
 mod unpack;
 mod wire;
 

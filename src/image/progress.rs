@@ -49,6 +49,13 @@ pub enum ProgressEvent<'a> {
         /// How much, of [`LayerInfo::size_bytes`].
         bytes: u64,
     },
+    /// `bytes` of the files of a directory went into the image, of `total`.
+    Reading {
+        /// How much.
+        bytes: u64,
+        /// Of how much.
+        total: u64,
+    },
     /// The layer is in the image and its diff id is right.
     Built {
         /// Which layer.

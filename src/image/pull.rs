@@ -45,6 +45,7 @@ use super::progress::{LayerInfo, Progress, ProgressEvent};
 use super::removal::crash_point;
 use super::rows::SourceKey;
 use super::source::Registry;
+use super::tree;
 use super::unpack::{LayerReader, Task, Unpacking};
 use super::wire::{self, Descriptor, Resolved};
 use crate::spec::{Image, ImageSource};
@@ -66,12 +67,23 @@ fn open_source(
     })
 }
 
+/// The directory whose files the image is.
+pub(super) fn tree_of(image: &Image) -> Option<&Path> {
+    match &image.source {
+        ImageSource::Dir(text) => tree::root(text),
+        ImageSource::Oci(_) | ImageSource::Archive(_) | ImageSource::Disk { .. } => None,
+    }
+}
+
 /// Which image the source names.
 pub(super) async fn digest(
     cache: &ImageCache,
     image: &Image,
     access: &RegistryAccess,
 ) -> Result<Digest, Reason> {
+    if let Some(root) = tree_of(image) {
+        return tree::digest(root);
+    }
     let wanted = platform_of(image)?;
     let source = open_source(cache, image, access)?;
     Ok(wire::resolve(&*source, &wanted, &cache.limits).await?.digest)
@@ -95,6 +107,9 @@ pub(super) async fn pull(
     access: &RegistryAccess,
     progress: Arc<dyn Progress>,
 ) -> Result<ImageRecord, Reason> {
+    if let Some(root) = tree_of(image) {
+        return tree::pull(cache, image, root, progress).await;
+    }
     let wanted = platform_of(image)?;
     // Taken before the source is read: an archive that changes meanwhile is read again.
     let key = source_key(image)?;
@@ -242,15 +257,13 @@ impl Job<'_> {
             senders.push((index, blob, sender));
             waiting.push((Task { index, blob: blob.clone(), diff_id }, receiver));
         }
-        let out = Output {
-            tmp: cache.home.tmp().join(format!("image-{}.tmp", resolved.digest.hex())),
-            path: path.to_owned(),
-        };
+        let tmp = cache.home.tmp().join(format!("image-{}.tmp", resolved.digest.hex()));
+        let (out, path) = (Output::at(tmp), path.to_owned());
         let shared = Unpacking::new(cache.limits.unpacked_bytes, progress.clone());
         let limits = Limits { total_bytes: cache.limits.unpacked_bytes, ..Limits::default() };
         let build = spawn_blocking(move || {
             // A failed build removes what it wrote before the lock goes.
-            let size_bytes = out.build(waiting, &shared, &limits)?;
+            let size_bytes = out.build(waiting, &shared, &limits, &path)?;
             Ok::<_, Reason>((size_bytes, lock))
         });
 
@@ -328,18 +341,22 @@ pub(super) fn image_lock(blobs: &Path, hex: &str) -> PathBuf {
     blobs.join(format!("image-{hex}.lock"))
 }
 
-/// Where the build writes, under the lock of the image.
-struct Output {
+/// Where a build writes, under the lock of the image. Dropped, what it wrote is gone.
+pub(super) struct Output {
     tmp: PathBuf,
-    path: PathBuf,
 }
 
 impl Output {
+    pub(super) fn at(tmp: PathBuf) -> Self {
+        Self { tmp }
+    }
+
     fn build(
         self,
         waiting: Vec<(Task, oneshot::Receiver<Layer>)>,
         shared: &Arc<Unpacking>,
         limits: &Limits,
+        path: &Path,
     ) -> Result<u64, Reason> {
         let fail = |what, source| Reason::File { what, path: self.tmp.clone(), source };
         let out = File::options()
@@ -381,16 +398,16 @@ impl Output {
         };
         // Of an image that cannot be made, nothing that came for it is kept.
         built.inspect_err(|_| stored.iter().for_each(|blob| remove(blob)))?;
-        self.publish(&own)
+        self.publish_as(&own, path)
     }
 
     /// Puts the complete file on the disk and gives it its name.
-    fn publish(&self, own: &File) -> Result<u64, Reason> {
+    pub(super) fn publish_as(&self, own: &File, path: &Path) -> Result<u64, Reason> {
         let fail = |what, source| Reason::File { what, path: self.tmp.clone(), source };
         own.sync_data().map_err(|e| fail("cannot be written", e))?;
         let size_bytes = own.metadata().map_err(|e| fail("cannot be read", e))?.len();
-        fs::rename(&self.tmp, &self.path).map_err(|e| fail("cannot be renamed", e))?;
-        if let Some(dir) = self.path.parent() {
+        fs::rename(&self.tmp, path).map_err(|e| fail("cannot be renamed", e))?;
+        if let Some(dir) = path.parent() {
             let synced = File::open(dir).and_then(|dir| dir.sync_all());
             synced.map_err(|e| fail("its directory cannot be synced", e))?;
         }

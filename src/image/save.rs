@@ -32,6 +32,9 @@ pub enum SaveError {
     /// An earlier version of msb stored it, without its documents.
     #[error("image {0} was stored by an earlier version of msb, which kept no layers")]
     NoDocuments(Digest),
+    /// It was made of a directory's files.
+    #[error("image {0} was made of the files of a directory, and has no layers")]
+    NoLayers(Digest),
     /// A layer has been removed, or is not what it was.
     #[error("layer {layer} of image {image} is not kept on this machine")]
     NoLayer {
@@ -72,6 +75,9 @@ pub fn save(home: &Home, images: &[ToSave<'_>], out: impl Write) -> Result<(), S
     for ToSave { image, names } in images {
         let missing = || SaveError::NoDocuments(image.digest.clone());
         let documents = image.detail.documents.as_ref().ok_or_else(missing)?;
+        if documents.manifest == super::tree::DOCUMENT {
+            return Err(SaveError::NoLayers(image.digest.clone()));
+        }
         for layer in wire::layers(&documents.manifest) {
             let content = open_layer(home, image, &layer.digest, layer.size_bytes)?;
             blobs.insert(layer.digest, content);

@@ -9,9 +9,6 @@ use crate::spec::{
 use super::Diagnostic;
 
 /// An error for each key of a selected sandbox that this version does not carry out.
-///
-/// A directory as image may be an OCI layout, which is carried out, or a root file system, which is
-/// not; only a look at the directory tells, so that the image cache refuses the latter.
 pub fn unsupported<'a>(
     project: &Project,
     selected: impl Iterator<Item = &'a Name>,

@@ -25,6 +25,9 @@ pub enum Cause {
         old: String,
         /// The digest now.
         new: String,
+        /// The file or directory that has changed, where the image is one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
     },
     /// It does not run.
     NotRunning {

@@ -118,8 +118,11 @@ impl fmt::Display for Cause {
         match self {
             Self::Missing => f.write_str("missing"),
             Self::SpecChanged { .. } => f.write_str("spec changed"),
-            Self::ImageMoved { old, new } => {
+            Self::ImageMoved { old, new, path: None } => {
                 write!(f, "image moved {} -> {}", short(old), short(new))
+            }
+            Self::ImageMoved { old, new, path: Some(path) } => {
+                write!(f, "image {path} changed {} -> {}", short(old), short(new))
             }
             Self::NotRunning { status, exit_code: Some(code) } => {
                 write!(f, "{status} with exit code {code}")

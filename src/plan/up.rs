@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::spec::{Name, ResourceId, SandboxKind, SandboxSpec};
+use crate::spec::{ImageSource, Name, ResourceId, SandboxKind, SandboxSpec};
 
 use super::diff::{Difference, IMAGE_DIGEST, Ignored, diff};
 use super::graph::dependency_order;
@@ -209,7 +209,11 @@ impl<'a> Decider<'_, 'a> {
             Due { class: ChangeClass::Replace, cause: spec_changed(changes) }
         } else if moved {
             let text = |digest: Option<&str>| digest.unwrap_or_default().to_owned();
-            let cause = Cause::ImageMoved { old: text(old_digest), new: text(new_digest) };
+            let path = match &spec.image.source {
+                ImageSource::Oci(_) => None,
+                local => Some(local.to_string()),
+            };
+            let cause = Cause::ImageMoved { old: text(old_digest), new: text(new_digest), path };
             Due { class: ChangeClass::Replace, cause }
         } else if forced {
             Due { class: ChangeClass::Replace, cause: Cause::Forced }

@@ -25,6 +25,15 @@ impl Meter {
         Self { handle, layers: Mutex::default() }
     }
 
+    /// Tells a phase that has just begun.
+    fn phase(&self, phase: &'static str) {
+        let mut all = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.phase != phase {
+            all.phase = phase;
+            self.handle.report(Progress::Phase(phase));
+        }
+    }
+
     /// Sets the bytes of a layer and tells what they add up to.
     fn set(&self, layer: usize, column: usize, phase: &'static str, bytes: Option<u64>) {
         let mut all = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,6 +70,10 @@ impl PullProgress for Meter {
             }
             ProgressEvent::Downloaded { layer } => self.set(layer, 1, "pulling", None),
             ProgressEvent::Building { layer, bytes } => self.set(layer, 2, "building", Some(bytes)),
+            ProgressEvent::Reading { bytes, total } => {
+                self.phase("building");
+                self.handle.report(Progress::Bytes { done: bytes, total: Some(total) });
+            }
             ProgressEvent::Built { layer } => self.set(layer, 2, "building", None),
             ProgressEvent::Retrying { .. } => self.handle.report(Progress::Phase("retrying")),
             ProgressEvent::Done { .. } => {}

@@ -9,6 +9,7 @@
 mod agent;
 mod cli_archives;
 mod cli_crash;
+mod cli_directories;
 mod cli_docs;
 mod cli_faults;
 mod cli_images;

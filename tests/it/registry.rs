@@ -261,9 +261,9 @@ fn local_sources_that_make_no_sense() {
         render(&error).replace(dir.path().to_str().unwrap(), "DIR")
     };
     expect![[r#"
-        image DIR: not an OCI image layout (`oci-layout` and `index.json` are missing)
-          help: `skopeo copy docker://… oci:DIR:TAG` makes one; root file systems as directories are not supported by this version yet"#]]
-        .assert_eq(&show(layout(dir.path())));
+        image DIR/#x: not an OCI image layout (`oci-layout` and `index.json` are missing)
+          help: `skopeo copy docker://… oci:DIR:TAG` makes one; a `#tag` is for layouts, and a root file system is a directory"#]]
+        .assert_eq(&show(layout(&dir.path().join("#x"))));
     let mut blobs = Blobs::default();
     let one = blobs.make(&image(vec![layer(Compression::Plain, &[("a", b"1")])]));
     let two = blobs.make(&image(vec![layer(Compression::Plain, &[("a", b"2")])]));

@@ -166,7 +166,7 @@ pub(crate) static IMAGE: TableDef = TableDef {
             "dir",
             HOST_PATH,
             "",
-            "A host directory: an OCI layout (with `#tag` if need be), else a root file system. Root file systems are not carried out by this version.",
+            "A host directory: an OCI layout (with `#tag` if need be), else a root file system, of which an image is made; it is never written to.",
         ),
         key("archive", HOST_PATH, "", "An archive made by `docker save` or as an OCI archive."),
         key("disk", HOST_PATH, "", "A disk image.").later(),
