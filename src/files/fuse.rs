@@ -259,7 +259,7 @@ impl Filesystem for Fuse {
         &self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory,
     ) {
         let mut size = 0;
-        let read = self.0.readdir(ino.0, fh.0, offset, |entry| {
+        let read = self.0.readdir((ino.0, fh.0), offset, false, |entry| {
             size += ENTRY + entry.name.len();
             let full = size > MAX_IO;
             Ok(full || reply.add(INodeNo(entry.number), entry.next, entry.kind, &entry.name))
@@ -275,7 +275,7 @@ impl Filesystem for Fuse {
         mut reply: ReplyDirectoryPlus,
     ) {
         let mut size = 0;
-        let read = self.0.readdir(ino.0, fh.0, offset, |listed| {
+        let read = self.0.readdir((ino.0, fh.0), offset, true, |listed| {
             let before = size;
             size += ENTRY_PLUS + listed.name.len();
             if size > MAX_IO {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 
@@ -23,6 +23,9 @@ const SPACE_SHIFT: u32 = 48;
 const RESERVED: u64 = 1 << 63;
 /// So many files are asked whether they still have a name before one without loses its descriptor.
 const MAX_ASKED: usize = 32;
+
+/// Clocks of file systems are coarser than changes.
+const TICK: Duration = Duration::from_millis(50);
 
 /// The content that a guest may have in its cache.
 pub(super) type Content = (SystemTime, u64);
@@ -240,10 +243,11 @@ impl Nodes {
     }
 
     /// Notes the content of a file that the guest is about to read; whether it has read the same
-    /// before.
-    pub(super) fn unchanged(&mut self, id: u64, content: Content) -> bool {
+    /// before. What has been changed just `now` may change again and show the same time.
+    pub(super) fn unchanged(&mut self, id: u64, content: Content, now: SystemTime) -> bool {
         let Some(node) = self.map.get_mut(&id) else { return false };
-        node.content.replace(content) == Some(content)
+        let settled = now.duration_since(content.0).is_ok_and(|age| age > TICK);
+        std::mem::replace(&mut node.content, settled.then_some(content)) == Some(content)
     }
 
     /// The guest has forgotten so many of the times that it was told of the node.
@@ -270,4 +274,166 @@ pub(super) fn walk(from: &Held, steps: Vec<Step>) -> Result<Vec<(u64, Arc<OwnedF
         found.push((step.id, Arc::new(fd)));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use rustix::fs::{Mode, OFlags};
+
+    use super::*;
+
+    const FEW: usize = 4;
+
+    /// A share, and the nodes of a guest that may hold only few descriptors.
+    struct Guest {
+        nodes: Nodes,
+        roots: Vec<Arc<OwnedFd>>,
+    }
+
+    impl Guest {
+        fn new(share: &Path) -> Self {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let root = rustix::fs::open(share, flags, Mode::empty()).unwrap();
+            Self { nodes: Nodes::new(20, FEW), roots: vec![Arc::new(root)] }
+        }
+
+        fn root(&mut self) -> u64 {
+            let place = Place { share: 0, parent: ROOT, name: "0".into() };
+            let stat = host::stat(&self.roots[0]).unwrap();
+            self.nodes.add(place, &stat, Arc::clone(&self.roots[0])).unwrap()
+        }
+
+        fn lookup(&mut self, parent: u64, name: &str) -> Result<u64> {
+            let dir = self.held(parent)?;
+            let fd = host::child(&dir.fd, name.as_ref())?;
+            let stat = host::stat(&fd)?;
+            self.nodes.add(Place { share: 0, parent, name: name.into() }, &stat, Arc::new(fd))
+        }
+
+        fn held(&mut self, id: u64) -> Result<Held> {
+            match self.nodes.way(id, &self.roots)? {
+                Way::Held(held) => Ok(held),
+                Way::Walk(from, steps) => {
+                    let found = walk(&from, steps)?;
+                    let fd = Arc::clone(&found.last().unwrap().1);
+                    self.nodes.found(found);
+                    Ok(Held { fd, share: 0 })
+                }
+            }
+        }
+
+        fn holds(&self, id: u64) -> bool {
+            self.nodes.map[&id].descriptor.is_some()
+        }
+
+        /// Uses others until the node has no descriptor.
+        fn lose(&mut self, root: u64, id: u64) {
+            for _ in 0..10 {
+                for name in 0..2 * FEW {
+                    self.lookup(root, &name.to_string()).unwrap();
+                }
+            }
+            assert!(!self.holds(id));
+        }
+    }
+
+    fn share() -> (tempfile::TempDir, Guest) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("share/a/b")).unwrap();
+        fs::write(dir.path().join("share/a/b/file"), "inside").unwrap();
+        fs::create_dir_all(dir.path().join("out/b")).unwrap();
+        fs::write(dir.path().join("out/b/file"), "outside").unwrap();
+        for name in 0..2 * FEW {
+            fs::write(dir.path().join(format!("share/{name}")), "").unwrap();
+        }
+        let guest = Guest::new(&dir.path().join("share"));
+        (dir, guest)
+    }
+
+    #[test]
+    fn what_lost_its_descriptor_is_found_again() {
+        let (dir, mut guest) = share();
+        let root = guest.root();
+        let a = guest.lookup(root, "a").unwrap();
+        let b = guest.lookup(a, "b").unwrap();
+        let file = guest.lookup(b, "file").unwrap();
+        let known = host::stat(guest.held(file).unwrap().fd).unwrap();
+        guest.lose(root, file);
+        guest.lose(root, a);
+        assert!(guest.nodes.descriptors <= FEW);
+        assert_eq!(host::stat(guest.held(file).unwrap().fd).unwrap().ino, known.ino);
+        // A directory that was exchanged for a link, with the same names behind it.
+        guest.lose(root, b);
+        guest.lose(root, file);
+        fs::rename(dir.path().join("share/a"), dir.path().join("share/away")).unwrap();
+        symlink("../out", dir.path().join("share/a")).unwrap();
+        assert_eq!(guest.held(file).unwrap_err(), Errno::STALE);
+        assert_eq!(guest.lookup(a, "b").unwrap_err(), Errno::STALE);
+        // Or for another directory.
+        fs::remove_file(dir.path().join("share/a")).unwrap();
+        fs::create_dir_all(dir.path().join("share/a/b")).unwrap();
+        fs::write(dir.path().join("share/a/b/file"), "another").unwrap();
+        assert_eq!(guest.held(file).unwrap_err(), Errno::STALE);
+        fs::rename(dir.path().join("share/a"), dir.path().join("share/other")).unwrap();
+        fs::rename(dir.path().join("share/away"), dir.path().join("share/a")).unwrap();
+        assert!(guest.held(file).is_ok());
+        // Told that it has another name, it is found by that.
+        guest.lose(root, file);
+        fs::rename(dir.path().join("share/a/b/file"), dir.path().join("share/moved")).unwrap();
+        assert_eq!(guest.held(file).unwrap_err(), Errno::STALE);
+        guest.nodes.renamed(Place { share: 0, parent: root, name: "moved".into() }, &known);
+        assert!(guest.held(file).is_ok());
+    }
+
+    #[test]
+    fn what_has_no_name_keeps_its_descriptor() {
+        let (dir, mut guest) = share();
+        let root = guest.root();
+        fs::write(dir.path().join("share/gone"), "").unwrap();
+        let gone = guest.lookup(root, "gone").unwrap();
+        fs::remove_file(dir.path().join("share/gone")).unwrap();
+        for _ in 0..10 {
+            for name in 0..2 * FEW {
+                guest.lookup(root, &name.to_string()).unwrap();
+            }
+        }
+        assert!(guest.holds(gone));
+    }
+
+    #[test]
+    fn no_more_than_there_may_be() {
+        let (dir, mut guest) = share();
+        let root = guest.root();
+        for name in 0..30 {
+            fs::write(dir.path().join(format!("share/{name}")), "").unwrap();
+            let refused = guest.lookup(root, &name.to_string()).err();
+            assert_eq!(refused, (name >= 19).then_some(Errno::NFILE), "{name}");
+        }
+        let five = guest.lookup(root, "5").unwrap();
+        guest.nodes.forget(five, 1);
+        assert!(guest.held(five).is_ok());
+        guest.nodes.forget(five, u64::MAX);
+        assert_eq!(guest.held(five).unwrap_err(), Errno::STALE);
+        assert!(guest.lookup(root, "20").is_ok());
+        assert!(guest.nodes.queue.len() <= 2 * FEW + 1024);
+    }
+
+    #[test]
+    fn a_number_is_given_to_one_file() {
+        let mut nodes = Nodes::new(1, 1);
+        let mut seen = HashSet::new();
+        for share in 0..3 {
+            for dev in 0..3 {
+                for ino in [0, 1, 2, 3, u64::from(u32::MAX), u64::MAX] {
+                    assert!(seen.insert(nodes.number(share, dev, ino)), "{share} {dev} {ino}");
+                }
+            }
+        }
+        assert!(!seen.contains(&ROOT) && !seen.contains(&0) && !seen.contains(&u64::MAX));
+        assert_eq!(nodes.number(0, 0, 77), 77);
+    }
 }

@@ -82,6 +82,10 @@ pub fn spawn_program(
     sandbox: &str,
     require_jail: bool,
 ) -> io::Result<FileServer> {
+    if let Some(relative) = shares.iter().find(|share| !share.path.is_absolute()) {
+        let why = format!("{}: not an absolute path", relative.path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
     let shared = |share: &Share| Shared { path: share.path.clone(), readonly: share.readonly };
     let shown = shares.iter().map(shared).collect();
     let config = serde_json::to_string(&Config { shares, require_jail })?;

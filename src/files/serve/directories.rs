@@ -17,8 +17,11 @@ use crate::files::nodes::ROOT;
 
 /// The handle of the directory of the shares.
 const ROOT_HANDLE: u64 = 0;
-/// So much of a directory is read at a time, in bytes.
-const CHUNK: usize = 32 << 10;
+/// So much of a directory is read at a time, in bytes: what an answer of a page has room for.
+/// Kernels ask for pages, and what is read beyond is read again.
+const CHUNK: usize = 4 << 10;
+/// The same when attributes are told too, of which fewer have room.
+const CHUNK_PLUS: usize = 1 << 10;
 
 /// An entry of a directory.
 #[derive(Debug)]
@@ -52,12 +55,13 @@ impl Server {
         self.handles.add(handle)
     }
 
-    /// Gives the entries from `offset` on to `each`, until that has enough.
+    /// Gives the entries from `offset` on to `each`, until that has enough; `plus` when it is about
+    /// to tell their attributes.
     pub(in crate::files) fn readdir(
         &self,
-        id: u64,
-        handle: u64,
+        (id, handle): (u64, u64),
         offset: u64,
+        plus: bool,
         mut each: impl FnMut(Listed) -> Result<bool>,
     ) -> Result<()> {
         if id == ROOT {
@@ -68,7 +72,8 @@ impl Server {
         let _alone = open.reading.lock();
         rustix::fs::seek(&open.file, SeekFrom::Start(offset))?;
         let mut buffer = [MaybeUninit::uninit(); CHUNK];
-        let mut entries = RawDir::new(&open.file, &mut buffer);
+        let chunk = if plus { CHUNK_PLUS } else { CHUNK };
+        let mut entries = RawDir::new(&open.file, buffer.get_mut(..chunk).unwrap_or_default());
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let listed = Listed {
