@@ -7,11 +7,13 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::plan::{
-    Action, ChangeClass, Desired, Plan, PlanError, PlanOptions, WithheldReason, plan, spec_hash,
+    Action, ChangeClass, Desired, ObservedVolume, Plan, PlanError, PlanOptions, WithheldReason,
+    plan, spec_hash,
 };
 use crate::spec::{
-    Condition, Dependency, HealthCheck, Image, ImageSource, Millis, Name, Origins, Patch, Probe,
-    Project, ResourceId, SandboxKind, SandboxSpec, Status,
+    ByteSize, Condition, Dependency, GuestPath, HealthCheck, Image, ImageSource, Millis, Mount,
+    MountSource, Name, Origins, Patch, Probe, Project, ResourceId, SandboxKind, SandboxSpec,
+    Status, VolumeKind, VolumeSpec,
 };
 
 use super::{ExecuteOptions, FakeHost, Host, Outcome, Silent, StepState, execute};
@@ -30,6 +32,17 @@ struct Shape {
     health: bool,
     image: u8,
     links: Vec<(Index, Condition, bool, bool)>,
+    /// Which of [`VOLUMES`] it mounts.
+    volumes: BTreeSet<usize>,
+}
+
+/// Volumes of every project: the second is protected, the last external.
+const VOLUMES: usize = 4;
+const PROTECTED: usize = 1;
+const EXTERNAL: usize = 3;
+
+fn volume(position: usize) -> Name {
+    Name::new(format!("v{position}")).unwrap()
 }
 
 fn shape(restart: bool) -> impl Strategy<Value = Shape> {
@@ -37,8 +50,13 @@ fn shape(restart: bool) -> impl Strategy<Value = Shape> {
         prop_oneof![Just(Condition::Started), Just(Condition::Healthy), Just(Condition::Completed)];
     let restarts = if restart { any::<bool>().boxed() } else { Just(false).boxed() };
     let link = (any::<Index>(), condition, prop::bool::weighted(0.8), restarts);
-    (prop::bool::weighted(0.3), any::<bool>(), 0..3u8, vec(link, 0..4))
-        .prop_map(|(job, health, image, links)| Shape { job, health: health && !job, image, links })
+    let volumes = prop::collection::btree_set(0..VOLUMES, 0..3);
+    (prop::bool::weighted(0.3), any::<bool>(), 0..3u8, vec(link, 0..4), volumes).prop_map(
+        |(job, health, image, links, volumes)| {
+            let health = health && !job;
+            Shape { job, health, image, links, volumes }
+        },
+    )
 }
 
 fn shapes(restart: bool) -> impl Strategy<Value = Vec<Shape>> {
@@ -59,6 +77,12 @@ fn project(shapes: &[Shape]) -> Project {
             retries: 1,
             start_period: Millis::from_secs(0),
         });
+        for &position in &shape.volumes {
+            let path = GuestPath::new(&format!("/v{position}")).unwrap();
+            let external = position == EXTERNAL;
+            let source = MountSource::Named { volume: volume(position), external };
+            spec.volumes.insert(path, Mount { source, readonly: false });
+        }
         for (index, condition, required, restart) in &shape.links {
             if position == 0 {
                 break;
@@ -80,9 +104,41 @@ fn project(shapes: &[Shape]) -> Project {
         name: Name::new("shop").unwrap(),
         root: "/shop".to_owned(),
         sandboxes,
-        volumes: BTreeMap::new(),
+        volumes: (0..VOLUMES).map(|position| (volume(position), volume_spec(position))).collect(),
         secrets: BTreeMap::new(),
         registries: BTreeMap::new(),
+    }
+}
+
+fn volume_spec(position: usize) -> VolumeSpec {
+    VolumeSpec {
+        kind: VolumeKind::Disk,
+        quota: Some(ByteSize::from_mib(64)),
+        labels: BTreeMap::new(),
+        protect: position == PROTECTED,
+        external: position == EXTERNAL,
+    }
+}
+
+/// A machine with the volume that is external to every project.
+fn new_host() -> FakeHost {
+    let host = FakeHost::new();
+    let standalone = ObservedVolume {
+        kind: VolumeKind::Dir,
+        quota: None,
+        labels: BTreeMap::new(),
+        protect: false,
+    };
+    host.machine().standalone.insert(volume(EXTERNAL), standalone);
+    host
+}
+
+/// Edits of volumes: each grows, and gets a label.
+fn edit_volumes(project: &mut Project, positions: &[usize]) {
+    for position in positions {
+        let Some(spec) = project.volumes.get_mut(&volume(*position)) else { continue };
+        spec.quota = spec.quota.map(|quota| ByteSize::from_mib(quota.mib() + 64));
+        spec.labels.insert("edited".to_owned(), "yes".to_owned());
     }
 }
 
@@ -211,6 +267,14 @@ fn check_converged(
     prop_assert!(again.is_empty(), "not converged:\n{again}");
     let machine = host.machine();
     prop_assert_eq!(&machine.violations, &Vec::<String>::new());
+    for spec in project.sandboxes.values() {
+        for mount in spec.volumes.values() {
+            let MountSource::Named { volume, external: false } = &mount.source else { continue };
+            let (wanted, found) = (&project.volumes[volume], &machine.volumes[volume]);
+            prop_assert_eq!((found.quota, &found.labels), (wanted.quota, &wanted.labels));
+            prop_assert_eq!(found.protect, wanted.protect);
+        }
+    }
     prop_assert!(machine.debris.is_empty(), "left over: {:?}", machine.debris);
     for (name, spec) in &project.sandboxes {
         let found = &machine.sandboxes[name];
@@ -257,9 +321,9 @@ proptest! {
     fn converges_from_any_state(
         before in shapes(true), after in shapes(true), same in any::<bool>(),
         faults in vec((any::<Index>(), fault()), 0..4),
-        edits in vec((any::<Index>(), edit()), 0..4),
+        edits in vec((any::<Index>(), edit()), 0..4), grown in vec(0..EXTERNAL, 0..3),
     ) {
-        let host = FakeHost::new();
+        let host = new_host();
         let old = project(&before);
         let (first, outcome) = up(&host, &old);
         check_sorted(&first)?;
@@ -267,6 +331,7 @@ proptest! {
         check_converged(&host, &old, true)?;
         disturb(&host, &old, &faults);
         let mut new = if same { old } else { project(&after) };
+        edit_volumes(&mut new, &grown);
         for (index, edit) in edits {
             let name = name(index.index(new.sandboxes.len()));
             edit.apply(new.sandboxes.get_mut(&name).unwrap());
@@ -283,13 +348,14 @@ proptest! {
         before in shapes(true), after in shapes(true), same in any::<bool>(),
         faults in vec((any::<Index>(), fault()), 0..4),
         edits in vec((any::<Index>(), edit()), 0..5),
-        crashes in vec(0..60usize, 1..4),
+        crashes in vec(0..60usize, 1..4), grown in vec(0..EXTERNAL, 0..3),
     ) {
-        let host = FakeHost::new();
+        let host = new_host();
         let old = project(&before);
         up(&host, &old);
         disturb(&host, &old, &faults);
         let mut new = if same { old } else { project(&after) };
+        edit_volumes(&mut new, &grown);
         for (index, edit) in edits {
             let name = name(index.index(new.sandboxes.len()));
             edit.apply(new.sandboxes.get_mut(&name).unwrap());
@@ -309,7 +375,7 @@ proptest! {
     fn only_dependents_of_a_failed_step_are_skipped(
         shapes in shapes(true), failing in vec(any::<Index>(), 1..4), edited in any::<bool>(),
     ) {
-        let host = FakeHost::new();
+        let host = new_host();
         let mut project = project(&shapes);
         if edited {
             up(&host, &project);
@@ -342,7 +408,7 @@ proptest! {
     fn edits_change_what_was_edited_by_class(
         shapes in shapes(false), edits in vec((any::<Index>(), edit()), 1..5),
     ) {
-        let host = FakeHost::new();
+        let host = new_host();
         let mut project = project(&shapes);
         up(&host, &project);
         host.machine().finish_jobs();
@@ -371,7 +437,7 @@ proptest! {
 
     #[test]
     fn teardown_ends_dependents_first_and_leaves_nothing(shapes in shapes(true)) {
-        let host = FakeHost::new();
+        let host = new_host();
         let project = project(&shapes);
         up(&host, &project);
         host.machine().log.clear();
@@ -383,6 +449,13 @@ proptest! {
         prop_assert!(outcome.succeeded(&plan));
         let machine = host.machine();
         prop_assert!(machine.sandboxes.is_empty());
+        // Only what is protected or nobody's stays.
+        let mounted = shapes.iter().any(|shape| shape.volumes.contains(&PROTECTED));
+        let kept: Vec<&Name> = machine.volumes.keys().collect();
+        let expected = volume(PROTECTED);
+        prop_assert_eq!(kept, if mounted { vec![&expected] } else { Vec::new() });
+        prop_assert!(machine.standalone.contains_key(&volume(EXTERNAL)));
+        prop_assert_eq!(&machine.violations, &Vec::<String>::new());
         let stopped = |name: &Name| {
             machine.log.iter().position(|title| *title == format!("stop sandbox {name}"))
         };
@@ -399,7 +472,8 @@ proptest! {
 #[test]
 fn a_protected_sandbox_is_neither_replaced_nor_removed_unasked() {
     let host = FakeHost::new();
-    let shape = Shape { job: false, health: false, image: 0, links: Vec::new() };
+    let shape =
+        Shape { job: false, health: false, image: 0, links: Vec::new(), volumes: BTreeSet::new() };
     let mut project = project(&[shape]);
     let db = name(0);
     project.sandboxes.get_mut(&db).unwrap().lifecycle.protect = true;
@@ -419,7 +493,8 @@ fn a_protected_sandbox_is_neither_replaced_nor_removed_unasked() {
 
 #[test]
 fn an_interrupted_run_finishes_what_runs_and_starts_no_more() {
-    let shape = |links| Shape { job: false, health: true, image: 0, links };
+    let shape =
+        |links| Shape { job: false, health: true, image: 0, links, volumes: BTreeSet::new() };
     let project = project(&[shape(Vec::new()), shape(Vec::new()), shape(Vec::new())]);
     let options = ExecuteOptions { parallelism: 1, ..ExecuteOptions::default() };
     let cancel = options.cancel.clone();
@@ -440,7 +515,8 @@ fn an_interrupted_run_finishes_what_runs_and_starts_no_more() {
 
 #[test]
 fn an_await_ends_at_its_limit_and_its_dependents_are_skipped() {
-    let shape = |health, links| Shape { job: false, health, image: 0, links };
+    let shape =
+        |health, links| Shape { job: false, health, image: 0, links, volumes: BTreeSet::new() };
     let mut project = project(&[shape(true, Vec::new()), shape(false, Vec::new())]);
     let dependency = Dependency { condition: Condition::Healthy, required: true, restart: false };
     project.sandboxes.get_mut(&name(1)).unwrap().depends_on.insert(name(0), dependency);
@@ -521,6 +597,7 @@ proptest! {
         let mut shapes = shapes;
         for shape in &mut shapes {
             (shape.job, shape.health) = (false, false);
+            shape.volumes.clear();
         }
         let project = project(&shapes);
         let boots: BTreeMap<Name, u64> = project.sandboxes.keys().cloned().zip(boots).collect();

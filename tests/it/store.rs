@@ -9,10 +9,10 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use msb::home::Home;
-use msb::spec::{Health, Status};
+use msb::spec::{Health, Status, VolumeKind};
 use msb::store::{
     Durability, Event, Holder, JournalState, Lease, LeaseError, MAX_EVENTS, NewSandbox,
-    RunIdentity, SandboxUpdate, StatusChange, Store, StoreError, Writer,
+    RunIdentity, SandboxUpdate, StatusChange, Store, StoreError, VolumeRow, VolumeUpdate, Writer,
 };
 use msb::supervisor;
 use rusqlite::Connection;
@@ -226,7 +226,50 @@ fn a_database_of_every_earlier_version_opens() {
             42
         );
         assert!(Store::open_read_only(&home).unwrap().is_some());
+        let volumes: Vec<String> = store.volumes().unwrap().iter().map(|row| row.title()).collect();
+        let expected: &[&str] = if version < 3 { &[] } else { &["data", "shop/data"] };
+        assert_eq!(volumes, expected);
     }
+}
+
+#[test]
+fn a_volume_of_a_project_and_one_of_none_have_one_name() {
+    let (_dir, home) = home();
+    let store = Store::open(&home).unwrap();
+    let row = |id: &str, project: Option<&str>| VolumeRow {
+        id: id.to_owned(),
+        project: project.map(str::to_owned),
+        name: "data".to_owned(),
+        kind: VolumeKind::Disk,
+        quota_bytes: Some(1 << 30),
+        labels: [("a".to_owned(), "b".to_owned())].into(),
+        protect: true,
+        origin_file: Some("Sandboxfile".to_owned()),
+        created_ms: 7,
+    };
+    let rows = [row("a", None), row("b", Some("other")), row("c", Some("shop"))];
+    for row in &rows {
+        write(&store, |w| w.create_volume(row));
+    }
+    assert_eq!(store.volumes().unwrap(), rows);
+    for twin in [row("d", None), row("e", Some("shop"))] {
+        let error = store.write(Durability::Synced, |w| w.create_volume(&twin)).unwrap_err();
+        assert_eq!(error.to_string(), format!("volume `{}` exists", twin.title()));
+    }
+    assert_eq!(store.volume(Some("shop"), "data").unwrap().unwrap().id, "c");
+    assert_eq!(store.volume(None, "data").unwrap().unwrap().id, "a");
+    let update = VolumeUpdate {
+        quota_bytes: Some(2 << 30),
+        labels: &Default::default(),
+        protect: false,
+        origin_file: None,
+    };
+    write(&store, |w| w.update_volume("c", &update));
+    let found = store.volume_by_id("c").unwrap().unwrap();
+    assert_eq!((found.quota_bytes, found.labels.len(), found.protect), (Some(2 << 30), 0, false));
+    write(&store, |w| w.remove_volume("c"));
+    assert!(store.write(Durability::Synced, |w| w.remove_volume("c")).is_err());
+    assert_eq!(store.volumes().unwrap().len(), 2);
 }
 
 #[test]

@@ -181,3 +181,38 @@ fn a_volume_grows_when_it_is_mounted() {
     env.msb("down").expect(0);
     check_disk(&disk(&env, "data"));
 }
+
+const SHARED: &str = r#"
+name = "shop"
+
+[defaults]
+image = "./image"
+memory = "128MiB"
+disk = "256MiB"
+cmd = ["sleep", "100000"]
+
+[sandbox.db]
+volumes."/data" = { named = "shared" }
+
+[sandbox.web]
+depends_on = ["db"]
+volumes."/srv/data" = { named = "shared" }
+
+[volume.shared]
+kind = "dir"
+"#;
+
+#[test]
+fn a_directory_is_shared_by_two_sandboxes() {
+    let env = environment(&driver_name(), SHARED);
+    seeded(&env);
+    env.msb("up -d").expect(0);
+    let seen =
+        sh(&env, &[], "web", "cat /srv/data/conf; echo web > /srv/data/web").expect(0).stdout;
+    assert_eq!(seen, "seed\n");
+    assert_eq!(output(&env, "cat /data/web; busybox readlink /data/link"), "web\n/conf\n");
+    env.msb("down").expect(0);
+    env.msb("up -d").expect(0);
+    assert_eq!(output(&env, "cat /data/web"), "web\n");
+    env.msb("down -v -y").expect(0);
+}

@@ -192,11 +192,16 @@ fn attributes(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
 
 /// Gives the entry `name`, which is no directory, what it has beside its content.
 fn entry_attributes(from: &OwnedFd, to: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<()> {
+    let kind = FileType::from_raw_mode(stat.st_mode);
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    match chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+        // The host cannot note the owner of anything but a file or a directory.
+        Err(Errno::PERM) if kind != FileType::RegularFile => {}
+        changed => changed?,
+    }
     // After the owner, whose change takes capabilities and set-user-id bits away.
     xattrs(&path(from, name), &path(to, name))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+    if kind != FileType::Symlink {
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
     }

@@ -200,7 +200,7 @@ pub(crate) static MOUNT: TableDef = TableDef {
     doc: "A mount; its key is the guest path.",
     keys: &[
         key("bind", HOST_PATH, "", "A file or directory of the host."),
-        key("named", Ty::Text(&kinds::NAME), "", "A declared volume.").later(),
+        key("named", Ty::Text(&kinds::NAME), "", "A declared volume."),
         key("tmpfs", Ty::True, "", "Memory of the guest."),
         key("readonly", Ty::Bool, "false", "The guest cannot write; enforced outside the guest."),
         key("create", Ty::Bool, "false", "Make the host directory when it is missing."),
