@@ -21,7 +21,7 @@ use msb::home::Home;
 use msb::image::erofs::{Attr, Builder};
 use msb::rootfs;
 use msb::runtime::{Disk, Driver, DriverChoice, Krun, VmConfig, driver, setup};
-use msb::spec::ByteSize;
+use msb::spec::{ByteSize, DiskFormat};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -108,7 +108,7 @@ fn config(home: &Home, dir: &Path) -> Result<VmConfig> {
 }
 
 fn disk(serial: &str, path: &Path, readonly: bool) -> Disk {
-    Disk { serial: serial.to_owned(), path: path.to_owned(), readonly }
+    Disk { serial: serial.to_owned(), path: path.to_owned(), readonly, format: DiskFormat::Raw }
 }
 
 fn chosen(home: &Home) -> Result<Box<dyn Driver>> {

@@ -207,10 +207,6 @@ fn known_image(
             None => DesiredImage::Remote { digest },
         });
     }
-    // Not carried out yet: `up` refuses it before anything is done, and a plan shows it.
-    if matches!(image.source, ImageSource::Disk { .. }) {
-        return Ok(DesiredImage::Missing);
-    }
     if let Some(record) = cache.cached(image)? {
         return Ok(DesiredImage::Known { digest: record.digest });
     }

@@ -17,6 +17,7 @@ use futures_util::FutureExt as _;
 use super::auth::RegistryAccess;
 use super::config::ImageConfig;
 use super::digest::Digest;
+use super::disk;
 use super::error::{ImageError, Reason};
 use super::hold::Holds;
 use super::limits::TransferLimits;
@@ -28,7 +29,7 @@ use super::reference::{ImageRef, InvalidReference};
 use super::rows::{ImageRows, SourceKey};
 use super::tree;
 use crate::home::Home;
-use crate::spec::{Image, ImageSource, PullPolicy};
+use crate::spec::{DiskFormat, Image, ImageSource, PullPolicy};
 use crate::store::{ImageDocuments, ImageRow, StoreError};
 
 /// An image that is ready to boot.
@@ -42,6 +43,8 @@ pub struct ImageRecord {
     pub file: PathBuf,
     /// Its size in bytes.
     pub size_bytes: u64,
+    /// How it holds a disk with a file system of any kind; none: it is an EROFS file.
+    pub disk: Option<DiskFormat>,
 }
 
 /// Images on this machine.
@@ -245,6 +248,9 @@ impl ImageCache {
         if let Some(root) = pull::tree_of(image) {
             return self.cached_tree(image, root);
         }
+        if let Some(disk) = disk::look(image)? {
+            return disk.record(self);
+        }
         if matches!(image.source, ImageSource::Dir(_)) {
             // Its files answer at once, so that the future never waits.
             let named = pull::digest(self, image, &RegistryAccess::anonymous()).now_or_never();
@@ -280,7 +286,8 @@ impl ImageCache {
             return Ok(None);
         }
         let Ok(config) = serde_json::from_str(&row.config_json) else { return Ok(None) };
-        Ok(Some(ImageRecord { digest: row.digest, config, file, size_bytes: row.size_bytes }))
+        let size_bytes = row.size_bytes;
+        Ok(Some(ImageRecord { digest: row.digest, config, file, size_bytes, disk: None }))
     }
 
     /// Keeps the file from being removed, where that is wanted; says whether it is there.

@@ -224,6 +224,14 @@ pub enum Reason {
         /// The limit.
         limit_bytes: u64,
     },
+    /// Something about a disk image.
+    #[error("{path}: {problem}")]
+    Disk {
+        /// Which file of it.
+        path: PathBuf,
+        /// What.
+        problem: String,
+    },
     /// Something about a directory whose files are the image.
     #[error("{path}: {problem}")]
     Tree {
@@ -378,6 +386,7 @@ impl ImageError {
                     .into()
             }
             Reason::NotAnImage(_)
+            | Reason::Disk { .. }
             | Reason::Archive { .. }
             | Reason::Challenge { .. }
             | Reason::Status { .. }

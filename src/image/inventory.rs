@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::cache::{image_file, stamp};
 use super::config::{self, ImageConfig};
 use super::digest::Digest;
+use super::disk;
 use super::local::split_tag;
 use super::platform::Platform;
 use super::reference::ImageRef;
@@ -167,6 +168,9 @@ fn count_shared(images: &mut [StoredImage]) {
 fn current(key: SourceKey) -> Option<SourceKey> {
     if let Some(path) = key.reference.strip_prefix("dir:") {
         return split_tag(path).0.exists().then_some(key);
+    }
+    if let Some(path) = disk::parse(&key.reference) {
+        return path.exists().then_some(key);
     }
     if let Some((path, is_same)) = tree::parse(&key.reference) {
         let reference = format!("dir:{path}");

@@ -16,6 +16,7 @@ pub mod build;
 mod cache;
 mod config;
 mod digest;
+mod disk;
 mod download;
 pub mod erofs;
 mod error;

@@ -32,6 +32,7 @@ use super::build::{self, build_image};
 use super::cache::{ImageCache, ImageRecord, platform_of, source_key};
 use super::config::{self, ConfigFile};
 use super::digest::Digest;
+use super::disk;
 use super::download::{Downloader, Layer, blob_file, fetch, remove};
 use super::error::{Reason, printable};
 use super::hold::hold_file;
@@ -84,6 +85,9 @@ pub(super) async fn digest(
     if let Some(root) = tree_of(image) {
         return tree::digest(root);
     }
+    if let Some(disk) = disk::look(image)? {
+        return Ok(disk.digest);
+    }
     let wanted = platform_of(image)?;
     let source = open_source(cache, image, access)?;
     Ok(wire::resolve(&*source, &wanted, &cache.limits).await?.digest)
@@ -109,6 +113,9 @@ pub(super) async fn pull(
 ) -> Result<ImageRecord, Reason> {
     if let Some(root) = tree_of(image) {
         return tree::pull(cache, image, root, progress).await;
+    }
+    if let Some(disk) = disk::look(image)? {
+        return disk.pull(cache, image, progress).await;
     }
     let wanted = platform_of(image)?;
     // Taken before the source is read: an archive that changes meanwhile is read again.
@@ -215,6 +222,7 @@ impl Job<'_> {
             config: file.config.clone(),
             file: path.clone(),
             size_bytes,
+            disk: None,
         };
         if let Some(meta) = built {
             let record = record(meta.len());

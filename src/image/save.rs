@@ -32,8 +32,8 @@ pub enum SaveError {
     /// An earlier version of msb stored it, without its documents.
     #[error("image {0} was stored by an earlier version of msb, which kept no layers")]
     NoDocuments(Digest),
-    /// It was made of a directory's files.
-    #[error("image {0} was made of the files of a directory, and has no layers")]
+    /// It was made of a directory's files, or of a disk image.
+    #[error("image {0} was made of a directory or a disk, and has no layers")]
     NoLayers(Digest),
     /// A layer has been removed, or is not what it was.
     #[error("layer {layer} of image {image} is not kept on this machine")]
@@ -75,7 +75,7 @@ pub fn save(home: &Home, images: &[ToSave<'_>], out: impl Write) -> Result<(), S
     for ToSave { image, names } in images {
         let missing = || SaveError::NoDocuments(image.digest.clone());
         let documents = image.detail.documents.as_ref().ok_or_else(missing)?;
-        if documents.manifest == super::tree::DOCUMENT {
+        if [super::tree::DOCUMENT, super::disk::DOCUMENT].contains(&&*documents.manifest) {
             return Err(SaveError::NoLayers(image.digest.clone()));
         }
         for layer in wire::layers(&documents.manifest) {

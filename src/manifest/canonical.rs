@@ -76,7 +76,8 @@ fn image(image: &Image) -> Value {
         ImageSource::Oci(text) => map.insert("oci".into(), text.as_str().into()),
         ImageSource::Dir(path) => map.insert("dir".into(), path.as_str().into()),
         ImageSource::Archive(path) => map.insert("archive".into(), path.as_str().into()),
-        ImageSource::Disk { path, fstype, writable } => {
+        ImageSource::Disk { path, fstype, partition, writable } => {
+            map.extend(partition.map(|number| ("partition".to_owned(), number.into())));
             map.extend(fstype.as_ref().map(|text| ("fstype".to_owned(), text.as_str().into())));
             map.insert("writable".into(), (*writable).into());
             map.insert("disk".into(), path.as_str().into())

@@ -46,10 +46,8 @@ fn keys(spec: &SandboxSpec) -> Vec<Found> {
             found.push((key.to_owned(), what));
         }
     };
-    match &spec.image.source {
-        ImageSource::Disk { .. } => note(true, "image", Some("{ disk = … }")),
-        ImageSource::Oci(_) | ImageSource::Dir(_) | ImageSource::Archive(_) => {}
-    }
+    let is_disk = matches!(spec.image.source, ImageSource::Disk { .. });
+    note(is_disk && !spec.patches.is_empty(), "patches", Some("[…] over a disk image"));
     note(!spec.ports.is_empty(), "ports", None);
     note(!spec.secrets.is_empty(), "secrets", None);
     note(!spec.scripts.is_empty(), "scripts", None);

@@ -77,6 +77,10 @@ enum StepError {
         "{path}: what the volume `{volume}` held is gone: put it back, or `msb volume rm {volume}`"
     )]
     VolumeLost { volume: String, path: PathBuf },
+    #[error(
+        "{0} has changed, and the sandbox's disk fits what it was; `msb up` replaces the sandbox"
+    )]
+    SourceChanged(String),
     #[error("sandbox `{0}` still runs")]
     StillRuns(Name),
     #[error("the stored spec of sandbox `{name}` cannot be read")]

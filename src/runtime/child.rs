@@ -320,6 +320,7 @@ mod tests {
             fds: vec![PassedFd { number: REPORT_FD, what: Passed::Report }],
             reads: Vec::new(),
             writes: Vec::new(),
+            growth: 0,
             devices: Vec::new(),
             sandbox: "test".to_owned(),
             require_jail: false,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::DiskFormat;
+
 /// Everything about a VM that its driver needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmConfig {
@@ -35,7 +37,7 @@ pub struct Kernel {
     pub library: PathBuf,
 }
 
-/// A raw disk image.
+/// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// The virtio serial by which the guest finds it; at most 20 bytes of `[a-z0-9-]`.
@@ -44,6 +46,9 @@ pub struct Disk {
     pub path: PathBuf,
     /// Whether the device refuses writes; the file is then also opened for reading only.
     pub readonly: bool,
+    /// How the file holds it; never guessed from what the guest can write.
+    #[serde(default)]
+    pub format: DiskFormat,
 }
 
 /// A command that starts a VM: what a test can compare.
@@ -62,6 +67,8 @@ pub struct VmCommand {
     pub reads: Vec<PathBuf>,
     /// Files that it opens by path for writing.
     pub writes: Vec<PathBuf>,
+    /// By how many bytes the files that it writes to may grow.
+    pub growth: u64,
     /// Devices that it opens by path.
     pub devices: Vec<PathBuf>,
     /// As in [`VmConfig`].
@@ -93,6 +100,22 @@ pub struct Shared {
 /// Where the shared thing of this number is in the file system of its server's jail.
 pub fn shared_at(number: usize) -> PathBuf {
     PathBuf::from(format!("/.msb-shares/{number}"))
+}
+
+/// What a file of a qcow2 disk holds beside the disk: tables, and clusters that are in use no more.
+const QCOW2_ROOM: u64 = 64 << 20;
+
+impl VmConfig {
+    /// By how many bytes the files of its disks may grow.
+    pub(super) fn growth(&self) -> u64 {
+        let growth = |disk: &Disk| match disk.format {
+            DiskFormat::Qcow2 { bytes } if !disk.readonly => {
+                bytes.saturating_add(bytes / 8).saturating_add(QCOW2_ROOM)
+            }
+            DiskFormat::Qcow2 { .. } | DiskFormat::Raw => 0,
+        };
+        self.disks.iter().map(growth).fold(0, u64::saturating_add)
+    }
 }
 
 /// A descriptor that a VM process inherits.
@@ -129,6 +152,7 @@ impl VmConfig {
             serial: serial.to_owned(),
             path: format!("/d/{serial}").into(),
             readonly,
+            format: DiskFormat::Raw,
         };
         Self {
             run_id: "4f".to_owned(),

@@ -151,6 +151,7 @@ impl Driver for Krun {
             env: Vec::new(),
             fds,
             reads: [vm.kernel.library.clone()].into_iter().chain(disks(true)).collect(),
+            growth: vm.growth(),
             writes: disks(false).collect(),
             devices: vec![PathBuf::from("/dev/kvm")],
             sandbox: vm.sandbox.clone(),
@@ -195,7 +196,7 @@ mod tests {
                     PassedFd {
                         number: 3,
                         what: Config(
-                            "{\"library\":\"/k/kernel.so\",\"vcpus\":2,\"memory_mib\":512,\"disks\":[{\"serial\":\"boot\",\"path\":\"/d/boot\",\"readonly\":true},{\"serial\":\"upper\",\"path\":\"/d/upper\",\"readonly\":false}],\"files\":false,\"require_jail\":false}",
+                            "{\"library\":\"/k/kernel.so\",\"vcpus\":2,\"memory_mib\":512,\"disks\":[{\"serial\":\"boot\",\"path\":\"/d/boot\",\"readonly\":true,\"format\":\"raw\"},{\"serial\":\"upper\",\"path\":\"/d/upper\",\"readonly\":false,\"format\":\"raw\"}],\"files\":false,\"require_jail\":false}",
                         ),
                     },
                     PassedFd {
@@ -218,6 +219,7 @@ mod tests {
                 writes: [
                     "/d/upper",
                 ],
+                growth: 0,
                 devices: [
                     "/dev/kvm",
                 ],

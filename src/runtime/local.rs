@@ -75,6 +75,7 @@ impl Driver for Local {
             fds: vec![PassedFd { number: AGENT_FD, what: Passed::Agent }],
             reads: Vec::new(),
             writes: Vec::new(),
+            growth: 0,
             devices: Vec::new(),
             sandbox: vm.sandbox.clone(),
             require_jail: false,

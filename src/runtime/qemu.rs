@@ -21,6 +21,7 @@ use crate::runtime::{
     Capabilities, Driver, Passed, PassedFd, Role, Unavailable, Vm, VmCommand, VmConfig, VmLinks,
     child,
 };
+use crate::spec::DiskFormat;
 
 /// Virtio devices of the `microvm` machine without ACPI.
 const MAX_DEVICES: usize = 8;
@@ -158,6 +159,10 @@ impl Driver for Qemu {
         ];
         for (number, disk) in (FIRST_DISK_FD..).zip(&vm.disks) {
             let serial = &disk.serial;
+            let format = match disk.format {
+                DiskFormat::Raw => "raw",
+                DiskFormat::Qcow2 { .. } => "qcow2",
+            };
             let readonly = if disk.readonly { "on" } else { "off" };
             args.pair("-add-fd", &format!("fd={number},set={number}"));
             // Without `auto-read-only=off` it is opened for reading first, which a descriptor that
@@ -165,7 +170,7 @@ impl Driver for Qemu {
             args.pair(
                 "-drive",
                 &format!(
-                    "id={serial},file=/dev/fdset/{number},format=raw,if=none,readonly={readonly},\
+                    "id={serial},file=/dev/fdset/{number},format={format},if=none,readonly={readonly},\
                      auto-read-only=off"
                 ),
             );
@@ -203,6 +208,7 @@ impl Driver for Qemu {
             env: Vec::new(),
             fds,
             reads: vec![vm.kernel.image.clone()],
+            growth: vm.growth(),
             writes: Vec::new(),
             devices,
             sandbox: vm.sandbox.clone(),

@@ -40,6 +40,7 @@ pub fn spawn_file_server(
             passed(STREAM_FD, Passed::Agent),
         ],
         reads: Vec::new(),
+        growth: 0,
         writes: Vec::new(),
         devices: Vec::new(),
         sandbox: sandbox.to_owned(),

@@ -38,7 +38,8 @@ pub use path::{GuestPath, InvalidGuestPath};
 pub use probe::{HttpGet, InvalidProbe, ProbeTarget};
 pub use project::{Project, ResourceId};
 pub use sandbox::{
-    Image, ImageSource, LogLevel, PullPolicy, RegistrySpec, SandboxKind, SandboxSpec, User,
+    DiskFormat, Image, ImageSource, LogLevel, PullPolicy, RegistrySpec, SandboxKind, SandboxSpec,
+    User,
 };
 pub use secret::{SecretFrom, SecretSpec, ViolationAction};
 pub use signal::{InvalidSignal, Signal};

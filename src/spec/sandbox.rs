@@ -198,8 +198,25 @@ pub enum ImageSource {
         path: String,
         /// The file system in it, where it cannot be told.
         fstype: Option<String>,
+        /// The number of the partition that holds it, where there are several with one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        partition: Option<u32>,
         /// Whether the guest writes to the image itself.
         writable: bool,
+    },
+}
+
+/// How the file of a disk holds the bytes of the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// As they are.
+    #[default]
+    Raw,
+    /// As QEMU's copy-on-write format, version 2 or 3.
+    Qcow2 {
+        /// The size of the disk, in bytes; the file grows as it is written to.
+        bytes: u64,
     },
 }
 

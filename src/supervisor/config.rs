@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::home::Home;
 use crate::runtime::Kernel;
-use crate::spec::{Name, SandboxSpec, VolumeKind};
+use crate::spec::{DiskFormat, Name, SandboxSpec, VolumeKind};
 
 /// Everything about the sandbox that its supervisor owns. It holds no secret value.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct LaunchConfig {
     /// The image's file.
     #[serde(default)]
     pub image_file: Option<PathBuf>,
+    /// How that file holds a disk, where the image is one.
+    #[serde(default)]
+    pub image_format: DiskFormat,
     /// The layer that its patches make over the image.
     #[serde(default)]
     pub patch_file: Option<PathBuf>,

@@ -1,4 +1,5 @@
-//! What a supervisor holds while its sandbox runs: the sandbox, its disk, and the disks of volumes.
+//! What a supervisor holds while its sandbox runs: the sandbox, its disk, the disks of volumes, and a
+//! disk image that is its root.
 //!
 //! A disk has one writer at a time: whoever writes holds its lock alone, readers share it.
 
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 
 use super::{LaunchConfig, SandboxPaths};
 use crate::home::Home;
-use crate::spec::{MountSource, VolumeKind};
+use crate::spec::{ImageSource, MountSource, VolumeKind};
 use crate::store::Store;
 
 /// Locks that last as long as this.
@@ -39,6 +40,7 @@ pub(super) fn lock(home: &Home, config: &LaunchConfig) -> Result<Locks, String> 
         held.push(alone(open(upper)?, upper)?);
     }
     held.extend(volumes(home, config)?);
+    held.extend(image(home, config)?);
     Ok(Locks(held))
 }
 
@@ -68,23 +70,42 @@ fn volumes(home: &Home, config: &LaunchConfig) -> Result<Vec<File>, String> {
         );
         let file = open(&place.path)?;
         let writes = mounts.any(|mount| !mount.readonly);
-        let how = if writes {
-            FlockOperation::NonBlockingLockExclusive
-        } else {
-            FlockOperation::NonBlockingLockShared
-        };
-        match flock(&file, how) {
-            Ok(()) => held.push(file),
-            Err(Errno::WOULDBLOCK) => {
-                let holder = holder(home, &file).unwrap_or_else(|| "another process".to_owned());
-                return Err(format!(
-                    "the volume `{name}` is a disk with one writer at a time, and {holder} has it"
-                ));
-            }
-            Err(errno) => return Err(format!("{}: cannot lock: {errno}", place.path.display())),
-        }
+        held.push(one_writer(home, file, &place.path, writes, &format!("the volume `{name}`"))?);
     }
     Ok(held)
+}
+
+/// The disk image that is the sandbox's root.
+fn image(home: &Home, config: &LaunchConfig) -> Result<Option<File>, String> {
+    let (ImageSource::Disk { writable, .. }, Some(path)) =
+        (&config.spec.image.source, &config.image_file)
+    else {
+        return Ok(None);
+    };
+    one_writer(home, open(path)?, path, *writable, &path.display().to_string()).map(Some)
+}
+
+/// Locks a disk that several may read, or one may write to.
+fn one_writer(
+    home: &Home,
+    file: File,
+    path: &Path,
+    writes: bool,
+    what: &str,
+) -> Result<File, String> {
+    let how = if writes {
+        FlockOperation::NonBlockingLockExclusive
+    } else {
+        FlockOperation::NonBlockingLockShared
+    };
+    match flock(&file, how) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => {
+            let holder = holder(home, &file).unwrap_or_else(|| "another process".to_owned());
+            Err(format!("{what} is a disk with one writer at a time, and {holder} has it"))
+        }
+        Err(errno) => Err(format!("{}: cannot lock: {errno}", path.display())),
+    }
 }
 
 /// Who holds a lock on `file`: the kernel lists the process, the store knows its sandbox.

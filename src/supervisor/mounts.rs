@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! boot   EROFS   the agent                     ─┐
-//! image  EROFS ─┐                               │ one disk each
+//! image  EROFS or a disk image ─┐               │ one disk each
 //! patches EROFS ┼ overlay = /                   │
 //! upper  ext4  ─┘                               │
 //! disk volumes  ext4, each at its path         ─┘
@@ -12,12 +12,12 @@
 
 use std::path::{Path, PathBuf};
 
-use msb_protocol::{BootConfig, DiskMount, RootConfig, ShareMount, TmpfsMount};
+use msb_protocol::{BootConfig, DiskMount, RootConfig, RootDisk, ShareMount, TmpfsMount};
 
 use super::LaunchConfig;
 use crate::files::{Share, ShareKind};
 use crate::runtime::Disk;
-use crate::spec::{GuestPath, Mount, MountSource, VolumeKind};
+use crate::spec::{DiskFormat, GuestPath, ImageSource, Mount, MountSource, VolumeKind};
 
 /// Virtio serials of the disks; those of volumes are [`VOLUME_SERIAL`] and a number from 0.
 const BOOT_SERIAL: &str = "boot";
@@ -47,15 +47,16 @@ impl Mounts {
     pub(super) fn of(config: &LaunchConfig) -> Self {
         let mut mounts = Self::default();
         mounts.disk(BOOT_SERIAL, config.boot_disk.as_deref(), true);
+        let patches = mounts.disk(PATCHES_SERIAL, config.patch_file.as_deref(), true);
+        let disk = mounts.root_disk(config);
+        let image = match &disk {
+            None => mounts.disk(IMAGE_SERIAL, config.image_file.as_deref(), true),
+            Some(_) => None,
+        };
         mounts.guest.root = RootConfig {
-            lowers: [
-                mounts.disk(PATCHES_SERIAL, config.patch_file.as_deref(), true),
-                mounts.disk(IMAGE_SERIAL, config.image_file.as_deref(), true),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
+            lowers: [patches, image].into_iter().flatten().collect(),
             upper: mounts.disk(UPPER_SERIAL, config.upper.as_deref(), false),
+            disk,
         };
         for (path, mount) in &config.spec.volumes {
             mounts.add(path, mount, config);
@@ -89,9 +90,22 @@ impl Mounts {
         }
     }
 
+    /// The disk image that the sandbox's image is, where it is one.
+    fn root_disk(&mut self, config: &LaunchConfig) -> Option<RootDisk> {
+        let source = &config.spec.image.source;
+        let ImageSource::Disk { fstype, partition, writable, .. } = source else { return None };
+        let serial = self.disk(IMAGE_SERIAL, config.image_file.as_deref(), !writable)?;
+        if let Some(disk) = self.disks.last_mut() {
+            disk.format = config.image_format;
+        }
+        let (fstype, partition) = (fstype.clone(), *partition);
+        Some(RootDisk { serial, fstype, partition, writable: *writable })
+    }
+
     fn disk(&mut self, serial: &str, path: Option<&Path>, readonly: bool) -> Option<String> {
         let path = path?.to_owned();
-        self.disks.push(Disk { serial: serial.to_owned(), path, readonly });
+        let format = DiskFormat::Raw;
+        self.disks.push(Disk { serial: serial.to_owned(), path, readonly, format });
         Some(serial.to_owned())
     }
 

@@ -88,7 +88,7 @@ fn what_cannot_be_an_image_is_told() {
     assert!(env.rows().is_empty());
     file("{ dir = \"./root\" }").expect(0);
     let said = env.msb(&format!("images save -o x {}", &env.row("web").image_digest.unwrap()));
-    assert!(said.stderr.contains("was made of the files of a directory"), "{}", said.stderr);
+    assert!(said.stderr.contains("was made of a directory or a disk"), "{}", said.stderr);
 }
 
 /// Files that the user may not read are named, and nothing is made of the rest.

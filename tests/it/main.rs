@@ -26,6 +26,7 @@ mod cli_volumes;
 mod cli_watching;
 mod cli_words;
 mod client_exec;
+mod disks;
 mod environment;
 mod erofs;
 mod files;

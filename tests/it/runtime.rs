@@ -11,6 +11,7 @@ use msb::home::Home;
 use msb::rootfs::ext4;
 use msb::runtime::setup::{self, Installer, Pin, Progress, SetupError};
 use msb::runtime::{Disk, DriverChoice, Kernel, VmConfig, VmExit, driver};
+use msb::spec::DiskFormat;
 use sha2::{Digest, Sha256};
 
 fn run(program: &str, args: &[&str], path: &Path) -> (i32, String) {
@@ -354,7 +355,8 @@ fn what_cannot_be_opened_or_started_is_named() {
     assert!(error.contains("missing"), "{error}");
 
     let mut command = driver.command(&config());
-    let disk = Disk { serial: "x".to_owned(), path: missing, readonly: true };
+    let disk =
+        Disk { serial: "x".to_owned(), path: missing, readonly: true, format: DiskFormat::Raw };
     command.fds.push(msb::runtime::PassedFd { number: 5, what: msb::runtime::Passed::Disk(disk) });
     let (links, _host) = driver.links(false).unwrap();
     let error = driver.spawn(command, links).unwrap_err().to_string();

@@ -14,7 +14,7 @@ use msb::runtime::{
     Disk, Driver, DriverChoice, HostLinks, Krun, Unavailable, Vm, VmConfig, VmExit, driver,
     record_console, setup,
 };
-use msb::spec::ByteSize;
+use msb::spec::{ByteSize, DiskFormat};
 use msb_protocol::mux::{self, MuxStream, Opener};
 use msb_protocol::{
     BootConfig, ControlInput, ControlOutput, ExecOutput, ExecRequest, Frame, Request, RootConfig,
@@ -128,6 +128,7 @@ impl Files {
             serial: serial.to_owned(),
             path,
             readonly,
+            format: DiskFormat::Raw,
         };
         VmConfig {
             run_id: "test".to_owned(),
@@ -173,7 +174,11 @@ impl Files {
         let mut guest = Guest { vm, opener, control, recorder };
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let config = BootConfig {
-            root: RootConfig { lowers: vec!["image".to_owned()], upper: Some("upper".to_owned()) },
+            root: RootConfig {
+                lowers: vec!["image".to_owned()],
+                upper: Some("upper".to_owned()),
+                disk: None,
+            },
             hostname: "kiosk".to_owned(),
             clock_ns: u64::try_from(clock.as_nanos()).unwrap(),
             ..BootConfig::default()

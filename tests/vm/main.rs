@@ -15,5 +15,6 @@ mod jail;
 mod lifetime;
 mod network;
 mod patches;
+mod roots;
 mod session;
 mod volumes;

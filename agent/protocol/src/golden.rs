@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
     ExecOutput, ExecRequest, ExitStatus, Frame, HttpProbe, Preamble, ProbeOutput, ProbeRequest,
-    Request, Rlimit, RootConfig, ShareMount, StdinMode, TmpfsMount, Tty,
+    Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode, TmpfsMount, Tty,
 };
 
 /// Gathers lines, checking that each message decodes as itself.
@@ -36,6 +36,12 @@ fn boot_config() -> BootConfig {
         root: RootConfig {
             lowers: vec!["patch".into(), "image".into()],
             upper: Some("upper".into()),
+            disk: Some(RootDisk {
+                serial: "image".into(),
+                fstype: Some("btrfs".into()),
+                partition: Some(2),
+                writable: false,
+            }),
         },
         disks: vec![DiskMount {
             serial: "vol0".into(),

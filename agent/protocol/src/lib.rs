@@ -37,7 +37,7 @@ pub use handshake::{HandshakeError, agent_handshake, host_handshake};
 pub use messages::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
     ExecOutput, ExecRequest, ExitStatus, HttpProbe, ProbeOutput, ProbeRequest, Request, Rlimit,
-    RootConfig, ShareMount, StdinMode, TmpfsMount, Tty,
+    RootConfig, RootDisk, ShareMount, StdinMode, TmpfsMount, Tty,
 };
 pub use preamble::{Preamble, PreambleError, VERSION, VERSION_MIN};
 

@@ -126,6 +126,22 @@ pub struct RootConfig {
     /// The ext4 disk that is written to.
     #[serde(default)]
     pub upper: Option<String>,
+    /// A disk with a file system of any kind: the lowest of the lowers, or all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<RootDisk>,
+}
+
+/// A disk image that holds the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootDisk {
+    /// Its virtio serial.
+    pub serial: String,
+    /// Its file system; none: what its first bytes say.
+    pub fstype: Option<String>,
+    /// Which partition; none: the whole disk, or the only one with a file system.
+    pub partition: Option<u32>,
+    /// Whether it is the root itself, and there is nothing else.
+    pub writable: bool,
 }
 
 /// A disk that is mounted into the root.

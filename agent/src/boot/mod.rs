@@ -4,6 +4,7 @@ mod devices;
 pub(crate) mod early;
 mod etc;
 mod grow;
+mod image;
 mod mounts;
 mod populate;
 mod relay;

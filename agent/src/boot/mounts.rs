@@ -23,7 +23,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use super::populate::populate;
-use super::{devices, grow, shares, stage};
+use super::{devices, grow, image, shares, stage};
 use crate::log;
 
 /// Where the root is put together; the boot disk has an empty directory there.
@@ -58,9 +58,9 @@ impl Booted {
     }
 }
 
-/// Puts the root together and makes it `/`. Nothing happens without lowers.
+/// Puts the root together and makes it `/`. Nothing happens without lowers and a disk.
 pub(super) fn assemble(root: &RootConfig) -> Result<Option<Booted>, BootFailed> {
-    if root.lowers.is_empty() {
+    if root.lowers.is_empty() && root.disk.is_none() {
         return match &root.upper {
             None => Ok(None),
             Some(_) => Err(BootFailed {
@@ -78,14 +78,13 @@ pub(super) fn assemble(root: &RootConfig) -> Result<Option<Booted>, BootFailed> 
         mount("tmpfs", WORK, "tmpfs", MountFlags::empty(), Some(c"mode=0700")),
     )?;
 
-    let mut lowers = Vec::new();
-    for (index, serial) in root.lowers.iter().enumerate() {
-        let name = format!("mount lower {serial}");
-        let at = work_dir(&format!("lower{index}"))?;
-        let disk = stage(&name, devices::disk(serial))?;
-        stage(&name, mount(&disk, &at, "erofs", MountFlags::RDONLY, None))?;
-        lowers.push(at);
+    if let Some(disk) = root.disk.as_ref().filter(|disk| disk.writable) {
+        let merged = work_dir("root")?;
+        let written = vec![stage("mount the disk image", image::mount_disk(disk, &merged))?];
+        stage("enter root", enter(&merged))?;
+        return Ok(Some(Booted { first, written }));
     }
+    let lowers = mount_lowers(root)?;
     let upper = work_dir("upper")?;
     let mut written = Vec::new();
     match &root.upper {
@@ -100,6 +99,24 @@ pub(super) fn assemble(root: &RootConfig) -> Result<Option<Booted>, BootFailed> 
     stage("mount root", mount_overlay(&lowers, &upper, &merged))?;
     stage("enter root", enter(&merged))?;
     Ok(Some(Booted { first, written }))
+}
+
+/// Mounts what is not written to, topmost first.
+fn mount_lowers(root: &RootConfig) -> Result<Vec<PathBuf>, BootFailed> {
+    let mut lowers = Vec::new();
+    for (index, serial) in root.lowers.iter().enumerate() {
+        let name = format!("mount lower {serial}");
+        let at = work_dir(&format!("lower{index}"))?;
+        let disk = stage(&name, devices::disk(serial))?;
+        stage(&name, mount(&disk, &at, "erofs", MountFlags::RDONLY, None))?;
+        lowers.push(at);
+    }
+    if let Some(disk) = &root.disk {
+        let at = work_dir("image")?;
+        stage("mount the disk image", image::mount_disk(disk, &at))?;
+        lowers.push(at);
+    }
+    Ok(lowers)
 }
 
 fn work_dir(name: &str) -> Result<PathBuf, BootFailed> {

@@ -147,7 +147,7 @@ pub(super) async fn pull(
             let size_bytes = built.out.publish_as(&built.file, &file)?;
             let config = ImageConfig::default();
             let digest = built.digest.to_string();
-            (ImageRecord { digest, config, file, size_bytes }, false)
+            (ImageRecord { digest, config, file, size_bytes, disk: None }, false)
         }
     };
     crash_point("image-before-row");

@@ -169,7 +169,12 @@ pub(crate) static IMAGE: TableDef = TableDef {
             "A host directory: an OCI layout (with `#tag` if need be), else a root file system, of which an image is made; it is never written to.",
         ),
         key("archive", HOST_PATH, "", "An archive made by `docker save` or as an OCI archive."),
-        key("disk", HOST_PATH, "", "A disk image.").later(),
+        key(
+            "disk",
+            HOST_PATH,
+            "",
+            "A disk image: raw, qcow2 or VMDK, as its content says, with a file system of Linux on the whole disk or in a partition.",
+        ),
         key(
             "platform",
             Ty::Text(&kinds::PLATFORM),
@@ -181,14 +186,24 @@ pub(crate) static IMAGE: TableDef = TableDef {
             Ty::Text(&kinds::NOT_EMPTY),
             "",
             "The file system of a disk image, where it cannot be told.",
-        )
-        .later(),
-        key("writable", Ty::Bool, "false", "Whether the guest writes to the disk image itself.")
-            .later(),
+        ),
+        key(
+            "partition",
+            Ty::Int(1, 128),
+            "the only one with a file system of Linux",
+            "The partition of a disk image that holds the root file system.",
+        ),
+        key(
+            "writable",
+            Ty::Bool,
+            "false",
+            "Whether the guest writes to the disk image itself, one sandbox at a time, and has no disk of its own.",
+        ),
     ],
     rules: &[
         ExactlyOne(&["oci", "dir", "archive", "disk"]),
         Needs("fstype", "disk"),
+        Needs("partition", "disk"),
         Needs("writable", "disk"),
     ],
     whole: false,

@@ -121,6 +121,12 @@ impl Lower<'_> {
             "patches" => {
                 let items = node.as_list().unwrap_or_default();
                 spec.patches = items.iter().filter_map(|item| self.patch(item)).collect();
+                let writes = matches!(spec.image.source, ImageSource::Disk { writable: true, .. });
+                if writes && !spec.patches.is_empty() {
+                    let problem = "a disk image that the guest writes to cannot be patched";
+                    let problem = Problem::new(node.span, problem);
+                    self.report(problem.help("without `writable`, the image stays as it is"));
+                }
             }
             "lifecycle" => spec.lifecycle = lifecycle(node),
             "watch" => {
@@ -197,7 +203,9 @@ impl Lower<'_> {
             ImageSource::Archive(archive)
         } else {
             let writable = value("writable").and_then(Node::as_bool).unwrap_or(false);
-            ImageSource::Disk { path: path("disk")?, fstype: text("fstype"), writable }
+            let partition = value("partition").and_then(Node::as_int);
+            let partition = partition.and_then(|number| u32::try_from(number).ok());
+            ImageSource::Disk { path: path("disk")?, fstype: text("fstype"), partition, writable }
         };
         Some(Image { source, platform: text("platform") })
     }
@@ -333,7 +341,7 @@ fn placeholder_image() -> Image {
 }
 
 fn disk(path: String) -> ImageSource {
-    ImageSource::Disk { path, fstype: None, writable: false }
+    ImageSource::Disk { path, fstype: None, partition: None, writable: false }
 }
 
 fn count(node: &Node) -> Option<u32> {

@@ -45,6 +45,10 @@ impl RealHost {
         let record = record.map_err(HostError::failed)?;
         match digest {
             Some(needed) if *needed != record.digest => {
+                if !matches!(image.source, ImageSource::Oci(_)) {
+                    let path = image.source.to_string();
+                    return Err(HostError::failed(StepError::SourceChanged(path)));
+                }
                 let found = record.digest;
                 Err(HostError::failed(StepError::ImageMoved { found, needed: needed.clone() }))
             }
@@ -52,6 +56,17 @@ impl RealHost {
                 self.make_layers_of(image, &record, progress).await?;
                 Ok(StepOutput::default())
             }
+        }
+    }
+
+    /// The image `digest` of a spec. A disk image has no other place than its own.
+    fn image_of(&self, spec: &SandboxSpec, digest: &str) -> Result<ImageRecord, HostError> {
+        let ImageSource::Disk { path, .. } = &spec.image.source else { return self.image(digest) };
+        let record = self.images.cached(&spec.image).map_err(HostError::failed)?;
+        match record {
+            Some(record) if record.digest == digest => Ok(record),
+            Some(_) => Err(HostError::failed(StepError::SourceChanged(path.clone()))),
+            None => Err(HostError::failed(StepError::ImageGone(path.clone()))),
         }
     }
 
@@ -69,7 +84,7 @@ impl RealHost {
         progress: &ProgressHandle,
     ) -> Result<StepOutput, HostError> {
         let image = match digest {
-            Some(digest) => self.image(digest)?,
+            Some(digest) => self.image_of(spec, digest)?,
             None => {
                 let cached = self.images.cached(&spec.image).map_err(HostError::failed)?;
                 let gone = || StepError::ImageGone(spec.image.source.to_string());
@@ -145,7 +160,10 @@ impl RealHost {
         let place = |path: PathBuf| made.join(path.file_name().unwrap_or_default());
         let fill = || {
             self.link_patches(name, spec, image, &place(paths.patches()))?;
-            rootfs::create_disk(&place(paths.upper()), spec.disk).map_err(HostError::failed)?;
+            if !writes_to_image(spec) {
+                let upper = place(paths.upper());
+                rootfs::create_disk(&upper, spec.disk).map_err(HostError::failed)?;
+            }
             record.write(&made).map_err(|source| fail(&made, "write the record", source))
         };
         fill().inspect_err(|_| {
@@ -194,7 +212,7 @@ impl RealHost {
             let record = self.images.ensure_digest(image, digest, policy, &self.access, meter);
             return record.await.map_err(HostError::failed);
         }
-        self.image(digest)
+        self.image_of(spec, digest)
     }
 
     async fn launch_config(
@@ -213,10 +231,11 @@ impl RealHost {
         let volumes = self.volume_places(&spec)?;
         let paths = SandboxPaths::new(&self.home, &row.id);
         let (upper, patches) = (paths.upper(), paths.patches());
+        let has_upper = !writes_to_image(&spec);
         if !patches.exists() {
             self.make_layer(name, &spec, &image_record, Some(progress)).await?;
         }
-        if !upper.exists() {
+        if !(if has_upper { upper.exists() } else { paths.dir().exists() }) {
             // Somebody removed the directory; the sandbox starts on an empty disk.
             let record = Record {
                 project: row.project.clone(),
@@ -253,8 +272,9 @@ impl RealHost {
             driver: machine.driver.to_owned(),
             kernel: machine.kernel.clone(),
             boot_disk: machine.boot_disk.clone(),
+            image_format: image_record.disk.unwrap_or_default(),
             image_file: Some(image_record.file),
-            upper: Some(upper),
+            upper: has_upper.then_some(upper),
             volumes,
             boot_timeout_ms: supervisor::DEFAULT_BOOT_TIMEOUT_MS,
             require_jail: machine.require_jail,
@@ -390,6 +410,11 @@ impl RealHost {
         self.write(|w| w.update_sandbox(id, &update))?;
         Ok(StepOutput::default())
     }
+}
+
+/// Whether the guest writes to its image, and has no disk of its own.
+const fn writes_to_image(spec: &SandboxSpec) -> bool {
+    matches!(spec.image.source, ImageSource::Disk { writable: true, .. })
 }
 
 /// Waits until the process of a run has ended.

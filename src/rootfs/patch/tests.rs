@@ -46,7 +46,7 @@ impl Bench {
         let size_bytes = fs::metadata(&file).unwrap().len();
         let config = crate::image::ImageConfig::default();
         let digest = format!("sha256:{}", "1".repeat(64));
-        let image = ImageRecord { digest, config, file, size_bytes };
+        let image = ImageRecord { digest, config, file, size_bytes, disk: None };
         let root = Root::open(&project).unwrap();
         Self { dir, home, image, root }
     }

@@ -25,7 +25,8 @@ const LAST_CAPABILITY: u32 = 63;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     /// The size beyond which no file can be written, in bytes: a VM cannot make a disk larger than
-    /// the largest that was handed out. Devices are as large as they are.
+    /// the largest that was handed out, but for one whose format lets it grow. Devices are as large as
+    /// they are.
     file: u64,
     /// Open descriptors.
     descriptors: u64,
@@ -46,6 +47,7 @@ impl Limits {
         });
         let size = |path: &PathBuf| fs::metadata(path).map_or(0, |meta| meta.len());
         let file = passed.chain(&command.writes).map(size).max().unwrap_or(0);
+        let file = file.saturating_add(command.growth);
         let (file, descriptors, kept): (_, _, &[u32]) = match command.role {
             Role::Vm => (file, DESCRIPTORS, &[]),
             Role::FileServer(_) => (u64::MAX, SERVER_DESCRIPTORS, &SERVER_CAPABILITIES),

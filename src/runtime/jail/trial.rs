@@ -27,6 +27,7 @@ pub fn trial(driver: &dyn Driver) -> io::Result<JailReport> {
         fds: Vec::new(),
         reads: Vec::new(),
         writes: Vec::new(),
+        growth: 0,
         ..driver.command(&config)
     };
     let (links, _host) = driver.links(false)?;

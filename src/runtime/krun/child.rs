@@ -17,12 +17,14 @@ use krun_sys as sys;
 use super::{AGENT_FD, CONFIG_FD, CONSOLE_FD, Config, FILES_FD, KERNEL_WORDS, REPORT_FD};
 use crate::runtime::jail::{Filter, guest_filter};
 use crate::runtime::report::Report;
+use crate::spec::DiskFormat;
 
 /// The longest configuration, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 /// libkrun looks at an array of this many pointers, up to the first null.
 const MAX_WORDS: usize = 4096;
 const RAW: u32 = 0;
+const QCOW2: u32 = 1;
 /// Flushes of the guest reach the disk.
 const SYNC_FULL: u32 = 2;
 const STDERR: RawFd = 2;
@@ -89,7 +91,11 @@ fn set_up(config: &Config) -> Result<u32, String> {
             let serial = string(disk.serial.as_bytes())?;
             let path = string(disk.path.as_os_str().as_bytes())?;
             let (id, path, readonly) = (serial.as_ptr(), path.as_ptr(), disk.readonly);
-            let added = sys::krun_add_disk3(context, id, path, RAW, readonly, false, SYNC_FULL);
+            let format = match disk.format {
+                DiskFormat::Raw => RAW,
+                DiskFormat::Qcow2 { .. } => QCOW2,
+            };
+            let added = sys::krun_add_disk3(context, id, path, format, readonly, false, SYNC_FULL);
             check(&format!("disk {}", disk.serial), added)?;
         }
         add_kernel_words(context)?;

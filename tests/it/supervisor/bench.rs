@@ -66,6 +66,7 @@ impl Bench {
             driver: "local".into(),
             kernel: Kernel::default(),
             boot_disk: None,
+            image_format: msb::spec::DiskFormat::Raw,
             image_file: None,
             patch_file: None,
             upper: None,

@@ -100,6 +100,7 @@ impl Machine {
                 serial: "upper".to_owned(),
                 path: self.targets.own_path.clone(),
                 readonly: false,
+                format: msb::spec::DiskFormat::Raw,
             }],
             files: false,
         }
