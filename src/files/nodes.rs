@@ -278,6 +278,8 @@ pub(super) fn walk(from: &Held, steps: Vec<Step>) -> Result<Vec<(u64, Arc<OwnedF
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests write files")]
+
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::Path;

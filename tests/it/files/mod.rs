@@ -2,6 +2,7 @@
 
 mod canary;
 mod client;
+mod confined;
 mod hostile;
 mod limits;
 mod meaning;

@@ -190,9 +190,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         None => exec(&t.own_path),
     }),
     hard("start a program from memory", |_| {
-        // SAFETY: the name is terminated; the descriptor is new, and owned by the file.
-        let file = unsafe { File::from_raw_fd(libc::memfd_create(c"x".as_ptr(), 0)) };
-        exec_of(fd(&file))
+        exec_of(fd(&file_in_memory()?))
     }),
     // Namespaces, mounts, the machine.
     hard("make a user namespace", |_| call(libc::SYS_unshare, &[libc::CLONE_NEWUSER as usize])),
@@ -242,9 +240,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         call(libc::SYS_fallocate, &[fd(&own(t)?), 0, 0, HUGE as usize])
     }),
     easy("fill a file in memory", |_| {
-        // SAFETY: the name is terminated; the descriptor is new, and owned by the file.
-        let file = unsafe { File::from_raw_fd(libc::memfd_create(c"x".as_ptr(), 0)) };
-        file.set_len(HUGE)
+        file_in_memory()?.set_len(HUGE)
     }),
     hard("leave core dumps", |_| raise(libc::RLIMIT_CORE, 1 << 20)),
     hard("open more files", |_| raise(libc::RLIMIT_NOFILE, 1 << 16)),
@@ -256,6 +252,16 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         call(libc::SYS_sched_setscheduler, &[0, libc::SCHED_FIFO as usize, address(&1_i32)])
     }),
 ];
+
+fn file_in_memory() -> io::Result<File> {
+    // SAFETY: the name is terminated.
+    let fd = unsafe { libc::memfd_create(c"x".as_ptr(), 0) };
+    if fd < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and owned by the file.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
 
 fn read(path: impl AsRef<Path>) -> io::Result<()> {
     let mut byte = [0];

@@ -14,7 +14,7 @@ use std::process::Command;
 
 use msb::home::Home;
 use msb::runtime::{
-    Disk, Driver, DriverChoice, JailReport, Kernel, Passed, VmConfig, VmExit, driver,
+    Disk, Driver, DriverChoice, JailReport, Kernel, Passed, Role, Shared, VmConfig, VmExit, driver,
 };
 use msb::store::Store;
 
@@ -108,7 +108,24 @@ impl Machine {
 
     /// Runs this program in the place of the VMM of `driver`, and gives back what it tried.
     async fn run(&self, driver: &dyn Driver, easy: bool) -> (JailReport, Vec<(String, String)>) {
+        self.run_as(driver, easy, Role::Vm).await
+    }
+
+    /// The same in the jail for `role`.
+    async fn run_as(
+        &self,
+        driver: &dyn Driver,
+        easy: bool,
+        role: Role,
+    ) -> (JailReport, Vec<(String, String)>) {
         let mut command = driver.command(&self.config());
+        let server = role != Role::Vm;
+        if server {
+            command.fds.clear();
+            command.writes.clear();
+            command.devices.clear();
+        }
+        command.role = role;
         let mut targets = self.targets.clone();
         let disk = command.fds.iter().find(|fd| matches!(fd.what, Passed::Disk(_)));
         targets.own_fd = disk.map(|fd| fd.number);
@@ -125,7 +142,7 @@ impl Machine {
         command.fds.retain(|fd| fd.what != Passed::Report);
         let (links, host) = driver.links(false).unwrap();
         let vm = driver.spawn(command, links).unwrap();
-        if !easy {
+        if !easy && !server {
             assert_its_own_user(vm.pid());
         }
         let text = tokio::task::spawn_blocking(move || read_to_end(host.console)).await.unwrap();
@@ -212,12 +229,45 @@ async fn the_user_of_this_test_is_denied_every_attempt() {
     every_attempt_is_denied(&[], &[]).await;
 }
 
+/// A file server has no guest in it, and is told what to do by one.
+async fn every_attempt_of_a_file_server_is_denied() {
+    // It may write files of any size, and have more of them open.
+    let mut except = vec!["write larger files", "open more files"];
+    if rustix::process::geteuid().is_root() {
+        // The kernel counts no threads of root, and says first that a program is being executed. It
+        // has two capabilities, as `tests/it/files` checks.
+        except.extend(["start threads without end", "replace itself"]);
+        except.push("gain something by a setuid program");
+    }
+    let machine = Machine::new();
+    let share = machine.targets.state.join("share");
+    fs::create_dir(&share).unwrap();
+    let role = Role::FileServer(vec![Shared { path: share, readonly: false }]);
+    let driver = vm_driver_of(&Home::at(&machine.targets.state));
+    let (report, tried) = machine.run_as(&*driver, false, role).await;
+    assert_eq!(missing(&report), []);
+    let denied = format!("{:?}", Verdict::Denied);
+    let wrong: Vec<_> = tried
+        .iter()
+        .filter(|(name, verdict)| !verdict.starts_with(&denied) && !except.contains(&name.as_str()))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(tried.len(), ATTEMPTS.len());
+}
+
+/// Usually root.
+#[tokio::test]
+async fn a_file_server_is_denied_every_attempt() {
+    every_attempt_of_a_file_server_is_denied().await;
+}
+
 /// Not a test: the ordinary user.
 #[tokio::test]
 #[ignore = "the helper process of another test"]
 async fn ordinary_user() {
     assert!(!rustix::process::geteuid().is_root());
     every_attempt_is_denied(&[], &[]).await;
+    every_attempt_of_a_file_server_is_denied().await;
 }
 
 #[test]
