@@ -10,17 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
-
 use crate::home::Home;
 use crate::image::{ImageCache, RegistryAccess};
 use crate::manifest::Diagnostic;
 use crate::plan::{
-    Action, Desired, DesiredImage, Intent, ObservedState, Plan, PlanError, PlanOptions, Step,
-    VolumeProblem, plan,
+    Action, Desired, Intent, ObservedState, Plan, PlanError, PlanOptions, Step, VolumeProblem, plan,
 };
 use crate::reconcile::{
-    BootParts, ExecuteOptions, Host, HostError, Outcome, RealHost, StepState, execute, observe,
+    BootParts, ExecuteOptions, Host, HostError, Outcome, RealHost, StepState, execute,
+    known_images, observe,
 };
 use crate::spec::{Image, ImageSource, Millis, Name, Origins, Project, PullPolicy, ResourceId};
 use crate::store::{Holder, Lease, Store};
@@ -168,56 +166,6 @@ fn volume_error(ui: &Ui, loaded: &Loaded, error: PlanError) -> CliError {
     let found = [diagnostic];
     project::report(ui, &found);
     project::invalid(&found)
-}
-
-/// What the images of the selected sandboxes are; each image is looked up once.
-fn known_images(
-    project: &Project,
-    selected: &BTreeSet<Name>,
-    cache: &ImageCache,
-    resolved: &[(Image, String)],
-) -> Result<BTreeMap<Name, DesiredImage>, CliError> {
-    let mut seen: Vec<(&Image, DesiredImage)> = Vec::new();
-    let mut images = BTreeMap::new();
-    for name in selected {
-        let Some(spec) = project.sandboxes.get(name) else { continue };
-        let known = seen.iter().find(|(image, _)| **image == spec.image);
-        let found = match known {
-            Some((_, found)) => found.clone(),
-            None => {
-                let found = known_image(&spec.image, cache, resolved)?;
-                seen.push((&spec.image, found.clone()));
-                found
-            }
-        };
-        images.insert(name.clone(), found);
-    }
-    Ok(images)
-}
-
-fn known_image(
-    image: &Image,
-    cache: &ImageCache,
-    resolved: &[(Image, String)],
-) -> Result<DesiredImage, CliError> {
-    if let Some((_, digest)) = resolved.iter().find(|(other, _)| other == image) {
-        let digest = digest.clone();
-        return Ok(match cache.by_digest(&digest)? {
-            Some(_) => DesiredImage::Known { digest },
-            None => DesiredImage::Remote { digest },
-        });
-    }
-    if let Some(record) = cache.cached(image)? {
-        return Ok(DesiredImage::Known { digest: record.digest });
-    }
-    if matches!(image.source, ImageSource::Oci(_)) {
-        return Ok(DesiredImage::Missing);
-    }
-    // A layout or an archive is read from files, which answer at once.
-    match cache.resolve(image, &RegistryAccess::anonymous()).now_or_never() {
-        Some(digest) => Ok(DesiredImage::Remote { digest: digest? }),
-        None => Ok(DesiredImage::Missing),
-    }
 }
 
 /// Carries a request out. `None`: there was nothing to do, or only a look was wanted.

@@ -92,6 +92,11 @@ pub(crate) fn load(ui: &Ui, global: &Global) -> Result<Loaded, CliError> {
     let Some(project) = parsed.project else {
         return Err(invalid(&parsed.diagnostics));
     };
+    if project.name.as_str() == Project::LIBRARY {
+        let message = format!("the project `{}` is that of programs", Project::LIBRARY);
+        let hint = "give the Sandboxfile another `name`";
+        return Err(CliError::message(Exit::InvalidFile, message).hint(hint));
+    }
     Ok(Loaded { project, origins: parsed.origins, files, stamps, variables: parsed.variables })
 }
 

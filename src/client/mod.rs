@@ -1,14 +1,34 @@
 //! The handles that a program, and the command line, use.
 //!
-//! In this version: running a command in a sandbox, events and volumes.
+//! A program makes a sandbox by [`Sandbox::create`] and runs commands in it; see `docs/library.md`.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a program's files, environment and clock are looked at on its behalf"
+)]
 
+mod builders;
+mod change;
+mod config;
+mod error;
 mod events;
 mod exec;
+mod handle;
+mod machine;
+mod place;
+mod sandbox;
 mod volume;
 
+pub use builders::{Mount, NetworkPolicy, Patch};
+pub use config::SandboxConfig;
+pub use error::Error;
 pub use events::{EventError, EventFollower};
 pub use exec::{
     ExecConfig, ExecControl, ExecError, ExecEvent, ExecHandle, ExecOutput, ExecSink, Stdin, exec,
 };
+pub use handle::SandboxHandle;
+pub use machine::MachineError;
+pub(crate) use machine::boot_parts;
 pub use msb_protocol::{ExecFailure, ExitStatus};
 pub use volume::{Volume, VolumeConfig, VolumeHandle};
+pub use place::{Client, install, is_installed};
+pub use sandbox::{Ended, Sandbox};

@@ -23,7 +23,7 @@ use crate::plan::{Action, ObservedState, Step, StepId};
 use crate::runtime::Kernel;
 use crate::spec::{Name, Project, ResourceId, SandboxSpec};
 use crate::store::{Durability, JournalState, SandboxRow, Store, StoreError, Writer};
-use crate::supervisor;
+use crate::supervisor::{self, Owner};
 
 use super::journal::{self, Entry};
 use super::observe::observe;
@@ -44,6 +44,8 @@ pub struct BootParts {
     pub boot_disk: Option<PathBuf>,
     /// Whether nothing may start when a layer of its jail is missing.
     pub require_jail: bool,
+    /// The `msb` that runs supervisors; none is this program.
+    pub executable: Option<PathBuf>,
 }
 
 /// The machine that plans are executed on.
@@ -60,6 +62,8 @@ pub struct RealHost {
     begun: Mutex<BTreeMap<StepId, (i64, Option<String>)>>,
     /// Sandboxes that are going to be made, and whose layers of patches wait for their images.
     unpatched: Mutex<Vec<(Name, Arc<SandboxSpec>)>>,
+    /// Sandboxes that are started for an owner, and their owners once they are.
+    owned: Mutex<BTreeMap<Name, Option<Owner>>>,
 }
 
 /// A step that makes no sense on this machine as it is.
@@ -115,7 +119,25 @@ impl RealHost {
             machine,
             begun: Mutex::default(),
             unpatched: Mutex::default(),
+            owned: Mutex::default(),
         }
+    }
+
+    /// Has these sandboxes live no longer than what [`RealHost::take_owner`] gives, where this starts
+    /// them.
+    #[must_use]
+    pub fn owning(self, names: impl IntoIterator<Item = Name>) -> Self {
+        self.owned().extend(names.into_iter().map(|name| (name, None)));
+        self
+    }
+
+    /// The owner of a sandbox that this has started for one, once.
+    pub fn take_owner(&self, name: &Name) -> Option<Owner> {
+        self.owned().remove(name).flatten()
+    }
+
+    fn owned(&self) -> MutexGuard<'_, BTreeMap<Name, Option<Owner>>> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the books of a run: its journal goes, and with `forget` the project too, once it has

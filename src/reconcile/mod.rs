@@ -12,6 +12,7 @@ mod fake;
 mod host;
 mod host_trait;
 mod journal;
+mod known;
 mod observe;
 #[cfg(test)]
 mod properties;
@@ -25,6 +26,7 @@ pub use execute::{ExecuteOptions, Outcome, StepState, execute};
 pub use fake::{FakeHost, FakeSandbox, Machine};
 pub use host::{BootParts, RealHost};
 pub use host_trait::{Host, HostError, Progress, ProgressHandle, StepOutput};
+pub use known::known_images;
 pub use observe::{ObserveError, observe, rows};
 pub use report::{Event, Reporter, Silent};
 pub use volumes::{

@@ -28,6 +28,16 @@ pub struct Project {
     pub registries: BTreeMap<String, RegistrySpec>,
 }
 
+impl Project {
+    /// The project of sandboxes that programs make without a Sandboxfile; none may have its name.
+    pub const LIBRARY: &'static str = "msb-library";
+
+    /// [`Project::LIBRARY`].
+    pub fn library() -> Name {
+        Name::generated(Self::LIBRARY)
+    }
+}
+
 /// What a plan step acts on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,16 +1,17 @@
 //! Starting a supervisor.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 use super::{LaunchConfig, SandboxPaths};
 use crate::home::Home;
@@ -32,6 +33,21 @@ pub struct Launched {
     /// The run.
     pub run_id: String,
 }
+
+/// A hold on a sandbox that was started for its owner: once this is dropped, however its process
+/// ends, the sandbox is stopped in order.
+#[derive(Debug)]
+pub struct Owner(UnixStream);
+
+impl Owner {
+    /// Lets the sandbox live on.
+    pub fn detach(self) -> io::Result<()> {
+        (&self.0).write_all(&[DETACH])
+    }
+}
+
+/// What an owner says who lets its sandbox live on.
+pub(super) const DETACH: u8 = b'd';
 
 /// Why a supervisor did not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +81,7 @@ fn quote(log: &str) -> String {
     if log.is_empty() { String::new() } else { format!(":\n{log}") }
 }
 
-/// What a supervisor says on the descriptor it got its configuration from.
+/// What a supervisor says on the channel it got its orders from; one line each way.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
@@ -82,15 +98,35 @@ pub(super) struct Orders {
     pub(super) home: PathBuf,
     /// The sandbox.
     pub(super) config: LaunchConfig,
+    /// Whether the sandbox stops once the other end of the channel is closed.
+    pub(super) attached: bool,
 }
 
 /// Starts the supervisor of a sandbox whose row exists, and returns when it listens and the row
 /// says `starting`. It survives this process. Needs a tokio runtime with I/O and time.
 pub async fn launch(home: &Home, config: &LaunchConfig) -> Result<Launched, LaunchError> {
+    Ok(start(home, config, false).await?.0)
+}
+
+/// [`launch`], of a sandbox that lives no longer than the owner.
+pub async fn launch_attached(
+    home: &Home,
+    config: &LaunchConfig,
+) -> Result<(Launched, Owner), LaunchError> {
+    let (launched, channel) = start(home, config, true).await?;
+    Ok((launched, Owner(channel)))
+}
+
+async fn start(
+    home: &Home,
+    config: &LaunchConfig,
+    attached: bool,
+) -> Result<(Launched, UnixStream), LaunchError> {
     let paths = SandboxPaths::new(home, &config.id);
     let log = open_log(&paths)?;
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(LaunchError::Spawn)?;
+    let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Spawn)?;
     ours.set_nonblocking(true).map_err(LaunchError::Spawn)?;
+    let channel = ours.try_clone().map_err(LaunchError::Spawn)?;
     let program = config.executable.clone().unwrap_or_else(|| "/proc/self/exe".into());
     let mut command = std::process::Command::new(program);
     command
@@ -103,24 +139,26 @@ pub async fn launch(home: &Home, config: &LaunchConfig) -> Result<Launched, Laun
         .stderr(log);
     // Tokio's, because it collects the process when it ends before this one does.
     let child = tokio::process::Command::from(command).spawn().map_err(LaunchError::Spawn)?;
-    let orders = Orders { home: home.root().to_owned(), config: config.clone() };
+    let orders = Orders { home: home.root().to_owned(), config: config.clone(), attached };
     let answer = tokio::time::timeout(READY_TIMEOUT, converse(ours, &orders)).await;
     drop(child);
     match answer {
         Err(_) => Err(LaunchError::Timeout),
-        Ok(Some(Answer::Listening(launched))) => Ok(launched),
+        Ok(Some(Answer::Listening(launched))) => Ok((launched, channel)),
         Ok(Some(Answer::Refused(why))) => Err(LaunchError::Refused(why)),
         Ok(None) => Err(LaunchError::Died { log: tail(&paths.supervisor_log()) }),
     }
 }
 
 /// `None` when the supervisor ended without an answer.
-async fn converse(stream: std::os::unix::net::UnixStream, orders: &Orders) -> Option<Answer> {
+async fn converse(stream: UnixStream, orders: &Orders) -> Option<Answer> {
     let mut stream = tokio::net::UnixStream::from_std(stream).ok()?;
-    stream.write_all(&serde_json::to_vec(orders).ok()?).await.ok()?;
-    stream.shutdown().await.ok()?;
+    let mut line = serde_json::to_vec(orders).ok()?;
+    line.push(b'\n');
+    stream.write_all(&line).await.ok()?;
     let mut answer = Vec::new();
-    (&mut stream).take(MAX_ANSWER).read_to_end(&mut answer).await.ok()?;
+    let mut lines = tokio::io::BufReader::new(stream.take(MAX_ANSWER));
+    lines.read_until(b'\n', &mut answer).await.ok()?;
     serde_json::from_slice(&answer).ok()
 }
 

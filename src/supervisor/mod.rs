@@ -35,7 +35,7 @@ pub use control::{
     JailLayer, StatusEvent, Watch, wait_until,
 };
 pub use identity::{boot_id, is_alive, kill, new_id, open as open_process, own, start_time};
-pub use launch::{LaunchError, Launched, launch};
+pub use launch::{LaunchError, Launched, Owner, launch, launch_attached};
 pub use process::supervise;
 pub(crate) use readable::readable;
 pub use settle::{as_event, catch_up, interpret, is_live, settle};

@@ -1,7 +1,7 @@
 //! The body of `msb __supervise`: from the orders on a descriptor to the end of the run.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::Mode;
+use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, LocalSet};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, filter::LevelFilter, reload};
 
 use super::binds;
-use super::control::{Socket, StatusEvent};
-use super::launch::{Answer, Launched, Orders};
+use super::control::{Asked, ControlRequest, Socket, StatusEvent};
+use super::launch::{Answer, DETACH, Launched, Orders};
 use super::link::chain;
 use super::locks::{Locks, lock};
 use super::mounts::Mounts;
@@ -62,9 +63,8 @@ fn begin() -> Result<(), String> {
     let channel = io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
     let mut channel = UnixStream::from(channel);
     let mut orders = Vec::new();
-    (&mut channel)
-        .take(MAX_ORDERS)
-        .read_to_end(&mut orders)
+    BufReader::new((&mut channel).take(MAX_ORDERS))
+        .read_until(b'\n', &mut orders)
         .map_err(|e| format!("only `msb` itself starts a supervisor: {e}"))?;
     let orders: Orders =
         serde_json::from_slice(&orders).map_err(|e| format!("the orders make no sense: {e}"))?;
@@ -133,14 +133,28 @@ fn level_filter(level: LogLevel) -> LevelFilter {
 }
 
 fn answer(mut channel: &UnixStream, answer: &Answer) {
-    if let Ok(text) = serde_json::to_vec(answer) {
+    if let Ok(mut text) = serde_json::to_vec(answer) {
+        text.push(b'\n');
         let _ = channel.write_all(&text);
     }
-    let _ = channel.shutdown(std::net::Shutdown::Both);
+}
+
+/// Has the sandbox stopped once its owner has gone, however it went.
+async fn watch_owner(channel: UnixStream, asked: mpsc::Sender<Asked>) -> io::Result<()> {
+    channel.set_nonblocking(true)?;
+    let mut channel = tokio::net::UnixStream::from_std(channel)?;
+    let mut word = [0];
+    if !matches!(channel.read(&mut word).await, Ok(1)) || word != [DETACH] {
+        tracing::info!("the owner has gone");
+        let (answer, _) = oneshot::channel();
+        let _ =
+            asked.send(Asked { request: ControlRequest::Stop { grace_ms: None }, answer }).await;
+    }
+    Ok(())
 }
 
 async fn supervise_sandbox(orders: Orders, channel: &UnixStream) -> Result<(), String> {
-    let Orders { home, config } = orders;
+    let Orders { home, config, attached } = orders;
     let home = Home::at(home);
     let paths = SandboxPaths::new(&home, &config.id);
     let locks = lock(&home, &config)?;
@@ -170,8 +184,14 @@ async fn supervise_sandbox(orders: Orders, channel: &UnixStream) -> Result<(), S
     }
     let launched = Launched { pid: identity.pid, run_id: identity.run_id.clone() };
     let begun = || answer(channel, &Answer::Listening(launched));
+    let owner = channel.try_clone().map_err(|e| e.to_string())?;
     let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let (asked_in, asked) = mpsc::channel(16);
+    if attached {
+        tokio::task::spawn_local(watch_owner(owner, asked_in.clone()));
+    } else {
+        drop(owner);
+    }
     let runs = Runs::new(driver, paths, identity, config, run::Orders { asked, terminate });
     runs.attend(home, vm, (socket, asked_in, hold), begun).await;
     Ok(())

@@ -25,6 +25,7 @@ mod cli_up;
 mod cli_volumes;
 mod cli_watching;
 mod cli_words;
+mod client;
 mod client_exec;
 mod disks;
 mod environment;

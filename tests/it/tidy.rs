@@ -25,6 +25,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
         "client",
         &[
             "spec",
+            "manifest",
             "home",
             "plan",
             "store",

@@ -183,7 +183,13 @@ impl RealHost {
         let already = row.status.is_live();
         if !already {
             let config = self.launch_config(name, &row, progress).await?;
-            supervisor::launch(&self.home, &config).await.map_err(HostError::failed)?;
+            if self.owned().contains_key(name) {
+                let launched = supervisor::launch_attached(&self.home, &config).await;
+                let (_, owner) = launched.map_err(HostError::failed)?;
+                self.owned().insert(name.clone(), Some(owner));
+            } else {
+                supervisor::launch(&self.home, &config).await.map_err(HostError::failed)?;
+            }
         }
         progress.report(Progress::Phase("booting"));
         crash_point("start-launched");
@@ -278,7 +284,7 @@ impl RealHost {
             volumes,
             boot_timeout_ms: supervisor::DEFAULT_BOOT_TIMEOUT_MS,
             require_jail: machine.require_jail,
-            executable: None,
+            executable: machine.executable.clone(),
             local_agent: None,
         })
     }
