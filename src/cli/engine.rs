@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+
 use crate::home::Home;
 use crate::image::{ImageCache, RegistryAccess};
 use crate::manifest::Diagnostic;
