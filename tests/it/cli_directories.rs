@@ -111,3 +111,22 @@ fn a_file_that_may_not_be_read_is_named() {
     assert!(env.rows().is_empty());
     assert_eq!(fs::read_dir(env.home().erofs()).map_or(0, Iterator::count), 0);
 }
+
+/// Killed in between, the next `up` finishes; of what changed meanwhile, nothing is left.
+#[test]
+fn up_killed_while_a_directory_is_read_converges() {
+    // A plan reads the directory first, and what makes the image a second time.
+    for point in ["tree-read=return", "tree-read=1*off->return", "image-before-row=return"] {
+        let env = web();
+        let mut command = env.command();
+        command.args(["up", "-d"]).env("FAILPOINTS", point);
+        assert_eq!(env.run(&mut command).code, -1, "{point} was not reached");
+        env.write("root/etc/motd", "meanwhile\n");
+        env.msb("up -d").expect(0);
+        assert_eq!(env.msb("up -d").expect(0).stderr, "no changes\n");
+        env.msb("down").expect(0);
+        env.msb("images prune -y --all").expect(0);
+        assert_eq!(fs::read_dir(env.home().erofs()).unwrap().count(), 0, "{point}");
+        assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
+    }
+}

@@ -16,6 +16,7 @@ mod lifetime;
 mod mounts;
 mod network;
 mod patches;
+mod power;
 mod roots;
 mod session;
 mod volumes;

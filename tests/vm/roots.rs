@@ -71,7 +71,7 @@ fn tree(root: &Path, what: &str) {
 }
 
 /// Puts a file system with such a root into `path`.
-fn file_system(env: &Environment, path: &Path, what: &str) {
+pub(crate) fn file_system(env: &Environment, path: &Path, what: &str) {
     let root = env.root().join("tree");
     tree(&root, what);
     File::create(path).unwrap().set_len(FS_BYTES).unwrap();

@@ -48,7 +48,8 @@ const PLAIN: &[i64] = &[
     libc::SYS_close, libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx,
     libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_readlinkat, libc::SYS_faccessat,
     libc::SYS_faccessat2, libc::SYS_getcwd, libc::SYS_dup, libc::SYS_dup3,
-    libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_fadvise64,
+    libc::SYS_fallocate, libc::SYS_ftruncate, libc::SYS_fsync, libc::SYS_fdatasync,
+    libc::SYS_fadvise64,
     // Sockets that were inherited.
     libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_recvmsg, libc::SYS_sendmsg,
     libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_getsockname, libc::SYS_getpeername,
@@ -77,7 +78,7 @@ const PLAIN: &[i64] = &[
 const PROGRAM: &[i64] = &[
     libc::SYS_execve, libc::SYS_seccomp,
     libc::SYS_openat, libc::SYS_close_range, libc::SYS_getdents64, libc::SYS_flock,
-    libc::SYS_ftruncate, libc::SYS_sync_file_range, libc::SYS_copy_file_range,
+    libc::SYS_sync_file_range, libc::SYS_copy_file_range,
     libc::SYS_sendfile, libc::SYS_splice, libc::SYS_memfd_create, libc::SYS_pipe2,
     libc::SYS_recvmmsg, libc::SYS_sendmmsg,
     libc::SYS_pselect6, libc::SYS_epoll_pwait2, libc::SYS_signalfd4, libc::SYS_futex_waitv,
@@ -99,7 +100,7 @@ const PROGRAM: &[i64] = &[
 const FILES: &[i64] = &[
     libc::SYS_openat, libc::SYS_openat2, libc::SYS_getdents64, libc::SYS_mkdirat,
     libc::SYS_unlinkat, libc::SYS_renameat2, libc::SYS_linkat, libc::SYS_symlinkat,
-    libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_utimensat, libc::SYS_ftruncate,
+    libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_utimensat,
     libc::SYS_truncate, libc::SYS_copy_file_range, libc::SYS_getxattr, libc::SYS_setxattr,
     libc::SYS_listxattr, libc::SYS_removexattr, libc::SYS_fchdir,
 ];
