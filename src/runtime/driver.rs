@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::home::Home;
 use crate::runtime::links::Console;
-use crate::runtime::{HostLinks, Krun, Qemu, VmCommand, VmConfig, VmLinks};
+use crate::runtime::{HostLinks, Krun, Qemu, VmCommand, VmConfig, VmLinks, krun, qemu};
 
 /// A way to run one microVM. Every driver ends as one child process.
 pub trait Driver: Send + Sync + fmt::Debug {
@@ -146,6 +146,15 @@ impl FromStr for DriverChoice {
             "local" => Ok(Self::Local),
             other => Err(InvalidDriver(other.to_owned())),
         }
+    }
+}
+
+/// The most disks of a VM of the driver `name`, the boot disk included.
+pub fn max_disks(name: &str) -> usize {
+    match name {
+        Krun::NAME => krun::MAX_DISKS,
+        Qemu::NAME => qemu::MAX_DISKS,
+        _ => usize::MAX,
     }
 }
 

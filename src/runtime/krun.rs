@@ -44,7 +44,7 @@ pub const WORD: &str = "__krun";
 /// Virtio devices that libkrun has interrupts for.
 const MAX_DEVICES: usize = 11;
 /// Balloon, random numbers and console are always there.
-const MAX_DISKS: usize = MAX_DEVICES - 3;
+pub(super) const MAX_DISKS: usize = MAX_DEVICES - 3;
 
 const CONFIG_FD: i32 = 3;
 const REPORT_FD: i32 = 4;

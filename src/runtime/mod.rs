@@ -31,7 +31,7 @@ pub use child::start_time;
 pub use command::{Disk, Kernel, Passed, PassedFd, Role, Shared, VmCommand, VmConfig, shared_at};
 pub use driver::{
     Capabilities, Chosen, Driver, DriverChoice, IncompleteJail, InvalidDriver, JailReport,
-    LayerReport, Unavailable, Vm, VmExit, WaitFuture, driver,
+    LayerReport, Unavailable, Vm, VmExit, WaitFuture, driver, max_disks,
 };
 pub use krun::Krun;
 pub use links::{HostLinks, VmLinks, record_console};

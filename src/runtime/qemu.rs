@@ -26,7 +26,7 @@ use crate::spec::DiskFormat;
 /// Virtio devices of the `microvm` machine without ACPI.
 const MAX_DEVICES: usize = 8;
 /// The disks that leaves beside the console device.
-const MAX_DISKS: usize = MAX_DEVICES - 1;
+pub(super) const MAX_DISKS: usize = MAX_DEVICES - 1;
 /// The descriptors of a VM process are numbered from here.
 const FIRST_FD: i32 = 3;
 const AGENT_FD: i32 = FIRST_FD;
@@ -69,6 +69,9 @@ enum Accelerator {
 }
 
 impl Qemu {
+    /// The driver's name.
+    pub const NAME: &str = "qemu";
+
     /// Looks for QEMU in `PATH`, where it was last and in the usual places, and for a KVM that works.
     pub fn find(home: &Home) -> Result<Self, Unavailable> {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -113,7 +116,7 @@ impl Qemu {
 
 impl Driver for Qemu {
     fn name(&self) -> &'static str {
-        "qemu"
+        Self::NAME
     }
 
     fn probe(&self) -> Result<Capabilities, Unavailable> {

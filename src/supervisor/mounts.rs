@@ -5,7 +5,8 @@
 //! image  EROFS or a disk image ─┐               │ one disk each
 //! patches EROFS ┼ overlay = /                   │
 //! upper  ext4  ─┘                               │
-//! disk volumes  ext4, each at its path         ─┘
+//! disk volumes  ext4, each at its path         ─┘ while there are places for devices
+//! more disk volumes                             files of the file server, by loop devices
 //! binds and directory volumes                   shares of one file server, over the port `files`
 //! tmpfs                                         memory of the guest
 //! ```
@@ -16,7 +17,7 @@ use msb_protocol::{BootConfig, DiskMount, RootConfig, RootDisk, ShareMount, Tmpf
 
 use super::LaunchConfig;
 use crate::files::{Share, ShareKind};
-use crate::runtime::Disk;
+use crate::runtime::{Disk, max_disks};
 use crate::spec::{DiskFormat, GuestPath, ImageSource, Mount, MountSource, VolumeKind};
 
 /// Virtio serials of the disks; those of volumes are [`VOLUME_SERIAL`] and a number from 0.
@@ -25,6 +26,9 @@ const IMAGE_SERIAL: &str = "image";
 const PATCHES_SERIAL: &str = "patches";
 const UPPER_SERIAL: &str = "upper";
 const VOLUME_SERIAL: &str = "volume";
+const VOLUME_FSTYPE: &str = "ext4";
+/// Places for devices that stay free of disks.
+const NETWORK_DEVICES: usize = 1;
 /// Permission bits of a tmpfs whose mount says nothing.
 const TMPFS_MODE: u32 = 0o755;
 /// Directories for everybody's temporary files: what a tmpfs there has when its mount says nothing.
@@ -58,13 +62,14 @@ impl Mounts {
             upper: mounts.disk(UPPER_SERIAL, config.upper.as_deref(), false),
             disk,
         };
+        let max_disks = max_disks(&config.driver);
         for (path, mount) in &config.spec.volumes {
-            mounts.add(path, mount, config);
+            mounts.add(path, mount, config, max_disks);
         }
         mounts
     }
 
-    fn add(&mut self, path: &GuestPath, mount: &Mount, config: &LaunchConfig) {
+    fn add(&mut self, path: &GuestPath, mount: &Mount, config: &LaunchConfig, max_disks: usize) {
         let (at, readonly) = (path.to_string(), mount.readonly);
         match &mount.source {
             MountSource::Bind { path: source, .. } => {
@@ -74,7 +79,7 @@ impl Mounts {
                 Some(place) if place.kind == VolumeKind::Dir => {
                     self.share(at, &place.path, readonly, true);
                 }
-                Some(place) => self.volume(at, &place.path, readonly),
+                Some(place) => self.volume(at, &place.path, readonly, max_disks),
                 None => {}
             },
             MountSource::Tmpfs { size, mode } => {
@@ -109,27 +114,37 @@ impl Mounts {
         Some(serial.to_owned())
     }
 
-    fn volume(&mut self, at: String, file: &Path, readonly: bool) {
+    fn volume(&mut self, at: String, file: &Path, readonly: bool, max_disks: usize) {
+        if self.disks.len() + NETWORK_DEVICES >= max_disks {
+            self.add_share(at, file, readonly, !readonly, ShareKind::Disk);
+            return;
+        }
         let serial = format!("{VOLUME_SERIAL}{}", self.guest.disks.len());
         self.disk(&serial, Some(file), readonly);
         self.guest.disks.push(DiskMount {
             serial,
             path: at,
-            fstype: "ext4".to_owned(),
+            fstype: VOLUME_FSTYPE.to_owned(),
             readonly,
             populate: !readonly,
         });
     }
 
     fn share(&mut self, at: String, source: &Path, readonly: bool, volume: bool) {
+        self.add_share(at, source, readonly, volume && !readonly, ShareKind::Files);
+    }
+
+    fn add_share(
+        &mut self,
+        at: String,
+        source: &Path,
+        readonly: bool,
+        populate: bool,
+        kind: ShareKind,
+    ) {
         let Ok(share) = u32::try_from(self.shares.len()) else { return };
-        let path = PathBuf::from(source);
-        self.shares.push(Share { path, readonly, kind: ShareKind::Files });
-        self.guest.shares.push(ShareMount {
-            share,
-            path: at,
-            readonly,
-            populate: volume && !readonly,
-        });
+        self.shares.push(Share { path: PathBuf::from(source), readonly, kind });
+        let fstype = (kind == ShareKind::Disk).then(|| VOLUME_FSTYPE.to_owned());
+        self.guest.shares.push(ShareMount { share, path: at, readonly, populate, fstype });
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ use super::run::{self, Notice};
 use super::runs::{FAREWELL, Runs};
 use super::state::Input;
 use super::{LaunchConfig, SandboxPaths, identity};
-use crate::files::{self, FileServer};
+use crate::files::{self, FileServer, Share, ShareKind};
 use crate::home::Home;
 use crate::runtime::{self, DriverChoice, HostLinks, Krun, Vm, VmConfig, VmExit};
 use crate::spec::{LogLevel, Status};
@@ -248,6 +249,21 @@ fn give_up(home: &Home, config: &LaunchConfig, run: &RunIdentity, why: &str) {
     }
 }
 
+/// A disk that a VM process of another user had becomes this process's own, whose user the file
+/// server is.
+fn own_disks(shares: &[Share]) -> Result<(), String> {
+    let own = rustix::process::geteuid();
+    for share in shares.iter().filter(|share| share.kind == ShareKind::Disk) {
+        let path = &share.path;
+        let take = || match fs::metadata(path)?.uid() == own.as_raw() {
+            true => Ok(()),
+            false => rustix::fs::chown(path, Some(own), None).map_err(io::Error::from),
+        };
+        take().map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// The process of a VM, the supervisor's ends of its links, and what serves files to it.
 pub(super) type StartedVm = (Box<dyn Vm>, HostLinks, Option<FileServer>);
 
@@ -259,6 +275,7 @@ pub(super) fn start_vm(
 ) -> Result<StartedVm, String> {
     binds::provide(&config.spec).map_err(|e| chain(&e))?;
     let mounts = Mounts::of(config);
+    own_disks(&mounts.shares)?;
     let vm = VmConfig {
         run_id: run_id.to_owned(),
         sandbox: config.id.clone(),

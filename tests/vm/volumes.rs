@@ -216,3 +216,56 @@ fn a_directory_is_shared_by_two_sandboxes() {
     assert_eq!(output(&env, "cat /data/web"), "web\n");
     env.msb("down -v -y").expect(0);
 }
+
+/// Six disks are more than there are places for devices, on both drivers.
+#[test]
+fn twelve_mounts_of_all_kinds() {
+    let mut file = String::from(
+        "name = \"shop\"\n[sandbox.db]\nimage = \"./image\"\nmemory = \"192MiB\"\ndisk = \"256MiB\"\n\
+         cmd = [\"sleep\", \"100000\"]\n",
+    );
+    let disks = ["one", "two", "three", "four", "five", "six"];
+    for name in disks {
+        file += &format!("volumes.\"/disk/{name}\" = {{ named = \"{name}\" }}\n");
+    }
+    for name in ["a", "b"] {
+        file += &format!("volumes.\"/dir/{name}\" = {{ named = \"{name}\" }}\n");
+        file += &format!("volumes.\"/bind/{name}\" = {{ bind = \"./{name}\", create = true }}\n");
+        file += &format!("volumes.\"/tmpfs/{name}\" = {{ tmpfs = true, size = \"1MiB\" }}\n");
+    }
+    for name in disks {
+        file += &format!("[volume.{name}]\nquota = \"32MiB\"\n");
+    }
+    for name in ["a", "b"] {
+        file += &format!("[volume.{name}]\nkind = \"dir\"\n");
+    }
+    let readonly = file.replace("named = \"six\"", "named = \"six\", readonly = true");
+    let env = environment(&driver_name(), &file);
+    env.msb("up -d").expect(0);
+    let each = "for at in /disk/* /dir/* /bind/* /tmpfs/*; do";
+    output(&env, &format!("{each} echo $at > $at/name || exit 1; done; sync"));
+    let all = output(&env, &format!("{each} cat $at/name; done"));
+    assert_eq!(all.lines().count(), 12, "{all}");
+    env.msb("stop").expect(0);
+    for name in disks {
+        check_disk(&disk(&env, name));
+    }
+    env.write("Sandboxfile", &readonly);
+    env.msb("up -d").expect(0);
+    let kept = output(&env, "for at in /disk/* /dir/* /bind/*; do cat $at/name; done");
+    assert_eq!(kept.lines().count(), 10, "{kept}");
+    let refused = "echo x > /disk/six/name || mount -o remount,rw /disk/six || echo refused";
+    assert_eq!(output(&env, refused), "refused\n");
+    // Killed, and sound all the same.
+    output(&env, "echo late > /disk/five/late; echo late > /disk/one/late");
+    let supervisor = supervisor_process(&env, "db");
+    let (vm, _) = vm_process(&env, "db");
+    kill_process(vm, Signal::KILL).unwrap();
+    wait_for_end(&supervisor);
+    env.msb("up -d").expect(0);
+    assert_eq!(output(&env, "cat /disk/five/name /disk/one/name"), "/disk/five\n/disk/one\n");
+    env.msb("down").expect(0);
+    for name in disks {
+        check_disk(&disk(&env, name));
+    }
+}

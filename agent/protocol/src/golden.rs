@@ -50,7 +50,13 @@ fn boot_config() -> BootConfig {
             readonly: false,
             populate: true,
         }],
-        shares: vec![ShareMount { share: 1, path: "/src".into(), readonly: true, populate: false }],
+        shares: vec![ShareMount {
+            share: 1,
+            path: "/src".into(),
+            readonly: true,
+            populate: false,
+            fstype: Some("ext4".into()),
+        }],
         user: Some("app".into()),
         tmpfs: vec![TmpfsMount {
             path: "/tmp".into(),

@@ -172,6 +172,10 @@ pub struct ShareMount {
     /// Copy what the root has at `path` into it when it is empty.
     #[serde(default)]
     pub populate: bool,
+    /// It is the image of a disk with this file system, which is mounted by a loop device; none: a
+    /// directory or a file, as it is.
+    #[serde(default)]
+    pub fstype: Option<String>,
 }
 
 /// A memory file system that is mounted into the root.

@@ -5,6 +5,7 @@ pub(crate) mod early;
 mod etc;
 mod grow;
 mod image;
+mod loops;
 mod mounts;
 mod populate;
 mod relay;

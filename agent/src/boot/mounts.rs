@@ -23,7 +23,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use super::populate::populate;
-use super::{devices, grow, image, shares, stage};
+use super::{devices, grow, image, loops, shares, stage};
 use crate::log;
 
 /// Where the root is put together; the boot disk has an empty directory there.
@@ -229,11 +229,32 @@ pub(super) fn mount_all(
                     booted.written.push(device);
                 }
             }
+            Mount::Share(share, tree) if share.fstype.is_some() => {
+                let device = stage(&name, mount_loop(share, tree))?;
+                if let Some(booted) = booted.as_mut().filter(|_| !share.readonly) {
+                    booted.written.push(device);
+                }
+            }
             Mount::Tmpfs(tmpfs) => stage(&name, mount_tmpfs(tmpfs))?,
             Mount::Share(share, tree) => stage(&name, shares::attach(tree, share))?,
         }
     }
     Ok(())
+}
+
+/// Mounts a disk that is a file of the host's file server; its device.
+fn mount_loop(share: &ShareMount, tree: &OwnedFd) -> io::Result<PathBuf> {
+    let found = loops::attach(tree, share.readonly)?;
+    let disk = DiskMount {
+        serial: String::new(),
+        path: share.path.clone(),
+        fstype: share.fstype.clone().unwrap_or_default(),
+        readonly: share.readonly,
+        populate: share.populate,
+    };
+    let mounted = mount_disk(&disk, &found.path);
+    drop(found.device);
+    mounted.map(|()| found.path)
 }
 
 fn mount_disk(disk: &DiskMount, device: &Path) -> io::Result<()> {
@@ -355,6 +376,7 @@ mod tests {
             path: path.to_owned(),
             readonly: false,
             populate: false,
+            fstype: None,
         };
         let config = BootConfig {
             disks: vec![disk("/data/a/deep"), disk("/data-more"), disk("/")],
