@@ -18,6 +18,7 @@
 mod boot;
 mod exec;
 mod log;
+mod metrics;
 mod port;
 mod probe;
 mod reaper;

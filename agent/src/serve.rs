@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 use crate::boot;
 use crate::port::Port;
 use crate::reaper::Reaper;
-use crate::{exec, probe, stop};
+use crate::{exec, metrics, probe, stop};
 
 /// Where the agent runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +114,11 @@ impl Agent {
             }
             Ok(Request::Exec(request)) => self.exec(request, reader, writer).await,
             Ok(Request::Probe(request)) => self.probe(&request, writer).await,
+            Ok(Request::Metrics) => {
+                let mut writer = writer;
+                let _ = write_message(&mut writer, &metrics::read()).await;
+                let _ = writer.shutdown().await;
+            }
             Ok(Request::Control) | Err(_) => {}
         }
     }

@@ -74,6 +74,10 @@ const WATCHING: &str = "\
 `stopped` and `crashed` has `exit_code` and `error`, that of `restarting` also `restarts` and `restart_at_ms`, and that of `unhealthy` the
 `output` of the probe. The last 10,000 events of a machine are kept.
 
+`msb.stats/1` (`stats --format json`), one document a second: `project` and `sandboxes`, those that answer, each with `name`, `id` and `metrics`:
+`cpu_percent` (of one processor, since the last measurement), `memory_bytes` (in use in the guest), `memory_limit_bytes`, `host_memory_bytes` (the VM's process on
+this machine), `disk_read_bytes`, `disk_write_bytes`, `net_rx_bytes` and `net_tx_bytes` (since its start), `uptime_ms` and `timestamp_ms`.
+
 `msb.graph/1` (`graph --format json`): `project`, `sandboxes` in the order of starts, each with `name` and `kind`, and `edges`, each with `from` (the
 dependent), `to`, `condition`, `required` and `restart`.
 ";
@@ -120,7 +124,7 @@ pub fn reference() -> String {
     text.push_str(VOLUMES);
     text.push_str("\n## JSON of `inspect`\n\n");
     text.push_str(INSPECT);
-    text.push_str("\n## JSON of `events` and `graph`\n\n");
+    text.push_str("\n## JSON of `events`, `stats` and `graph`\n\n");
     text.push_str(WATCHING);
     text.push_str("\n## Exit codes\n\n");
     text.push_str(EXIT_CODES);

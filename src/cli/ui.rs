@@ -161,6 +161,18 @@ impl Ui {
         self.data(&table.render(self.out_color))
     }
 
+    /// Prints a table, on a terminal over the one of `lines` lines that was printed last; its own
+    /// number of lines.
+    pub(crate) fn redraw(&self, table: &Table, lines: usize) -> Result<usize, CliError> {
+        let text = table.render(self.out_color);
+        if self.out_terminal && lines > 0 {
+            self.data(&format!("\x1b[{lines}A\x1b[J{text}"))?;
+        } else {
+            self.data(&text)?;
+        }
+        Ok(table.rows.len())
+    }
+
     /// Says something that `--quiet` leaves out.
     pub(crate) fn say(&self, text: &str) {
         if !self.quiet {

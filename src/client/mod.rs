@@ -14,6 +14,7 @@ mod events;
 mod exec;
 mod handle;
 mod machine;
+mod metrics;
 mod place;
 mod sandbox;
 mod volume;
@@ -28,7 +29,10 @@ pub use exec::{
 pub use handle::SandboxHandle;
 pub use machine::MachineError;
 pub(crate) use machine::boot_parts;
+pub use metrics::{
+    Metrics, MetricsError, MetricsSampler, SandboxMetrics, all_sandbox_metrics, metrics,
+};
 pub use msb_protocol::{ExecFailure, ExitStatus};
-pub use volume::{Volume, VolumeConfig, VolumeHandle};
 pub use place::{Client, install, is_installed};
 pub use sandbox::{Ended, Sandbox};
+pub use volume::{Volume, VolumeConfig, VolumeHandle};

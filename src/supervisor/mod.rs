@@ -15,6 +15,7 @@ mod launch;
 mod link;
 mod locks;
 pub mod logs;
+mod metrics;
 mod mounts;
 mod process;
 mod readable;
@@ -32,7 +33,7 @@ pub use binds::{BindError, check_bind};
 pub use config::{DEFAULT_BOOT_TIMEOUT_MS, ImageDefaults, LaunchConfig, SandboxPaths, VolumePlace};
 pub use control::{
     ControlClient, ControlError, ControlReply, ControlRequest, DeniedReason, ExecSession,
-    JailLayer, StatusEvent, Watch, wait_until,
+    JailLayer, MetricsSample, StatusEvent, Watch, wait_until,
 };
 pub use identity::{boot_id, is_alive, kill, new_id, open as open_process, own, start_time};
 pub use launch::{LaunchError, Launched, Owner, launch, launch_attached};

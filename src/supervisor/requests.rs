@@ -24,9 +24,11 @@ pub(super) fn decide(
         (ControlRequest::Signal(number), _) if !(1..=64).contains(number) => {
             Err(DeniedReason::Invalid(format!("{number} is no signal")))
         }
-        (ControlRequest::Exec(_) | ControlRequest::Signal(_), Phase::Booting) => {
-            Err(DeniedReason::NotReady)
-        }
+        (
+            ControlRequest::Exec(_) | ControlRequest::Signal(_) | ControlRequest::Metrics,
+            Phase::Booting,
+        ) => Err(DeniedReason::NotReady),
+        (ControlRequest::Metrics, Phase::Running | Phase::Stopping) => Ok(()),
         (ControlRequest::Signal(_), _) => Ok(()),
         (ControlRequest::Exec(exec), Phase::Running) => {
             if exec.argv.is_empty() {
@@ -40,7 +42,7 @@ pub(super) fn decide(
             }
         }
         (
-            ControlRequest::Exec(_),
+            ControlRequest::Exec(_) | ControlRequest::Metrics,
             Phase::Stopping | Phase::ShuttingDown | Phase::Leaving | Phase::Dying,
         ) => Err(DeniedReason::Stopping),
     }

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use super::control::{Asked, ControlRequest, DeniedReason, Granted, JailLayer, StatusEvent};
 use super::health::{self, HealthChange};
 use super::logs::LogWriter;
+use super::metrics::HostSide;
 use super::requests::{self, MAX_SESSIONS};
 use super::restart::RunEnd;
 use super::state::{Effect, Hook, Input, StateDriver};
@@ -96,6 +97,7 @@ pub(super) struct Run {
     sessions: Arc<Semaphore>,
     deadline: Option<Instant>,
     place: Place,
+    began: Instant,
     /// When the workload was first seen to run.
     runs_since: Option<Instant>,
     ended: bool,
@@ -140,6 +142,7 @@ impl Run {
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
             deadline: None,
             place,
+            began: Instant::now(),
             runs_since: None,
             ended: false,
         };
@@ -316,6 +319,10 @@ impl Run {
         requests::decide(self.state.phase(), sessions, &request)?;
         match request {
             ControlRequest::Status | ControlRequest::Watch => {}
+            ControlRequest::Metrics => {
+                let opener = self.opener.clone().ok_or(DeniedReason::NotReady)?;
+                return Ok(Granted::Metrics(opener, Box::new(self.host_side())));
+            }
             ControlRequest::Jail => return Ok(Granted::Jail(JailLayer::all(self.vm.jail()))),
             ControlRequest::Stop { grace_ms } => {
                 let grace = grace_ms.map_or(self.config.spec.stop_grace_period, Millis::from_ms);
@@ -338,6 +345,16 @@ impl Run {
             }
         }
         Ok(Granted::Done)
+    }
+
+    fn host_side(&self) -> HostSide {
+        HostSide {
+            run_id: self.identity.run_id.clone(),
+            since: self.began,
+            vm_pid: self.vm.pid(),
+            cpus: self.config.spec.cpus,
+            memory_limit_bytes: self.config.spec.memory.bytes(),
+        }
     }
 
     fn update(&mut self, spec: SandboxSpec) {

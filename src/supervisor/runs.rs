@@ -253,7 +253,9 @@ impl Runs {
                 (Ok(Granted::Done), !wanted)
             }
             ControlRequest::Signal(_) => (Err(DeniedReason::NoWorkload), false),
-            ControlRequest::Jail | ControlRequest::Exec(_) => (Err(DeniedReason::NotReady), false),
+            ControlRequest::Jail | ControlRequest::Metrics | ControlRequest::Exec(_) => {
+                (Err(DeniedReason::NotReady), false)
+            }
         }
     }
 

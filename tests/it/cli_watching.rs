@@ -174,3 +174,20 @@ fn the_graph_is_in_the_order_of_starts() {
     assert_eq!(document["sandboxes"][0]["kind"], "job");
     assert_eq!(document["edges"][0]["to"], "db");
 }
+
+#[test]
+fn stats_measure_what_runs() {
+    let env = shop();
+    env.msb("up -d --wait db web").expect(0);
+    let ran = env.msb("stats --no-stream --format json").expect(0);
+    let document: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(document["schema"], "msb.stats/1");
+    let sandboxes = document["sandboxes"].as_array().unwrap();
+    assert_eq!(sandboxes.iter().map(|one| &one["name"]).collect::<Vec<_>>(), ["db", "web"]);
+    assert!(sandboxes[0]["metrics"]["memory_bytes"].as_u64().unwrap() > 0);
+    let text = env.msb("stats --no-stream --label tier=front").expect(0).stdout;
+    assert!(text.starts_with("NAME"), "{text}");
+    assert_eq!(text.lines().count(), 2, "{text}");
+    env.msb("kill --label tier=front").expect(0);
+    assert_eq!(env.statuses(), ["db running", "web stopped"]);
+}

@@ -13,6 +13,7 @@ mod environment;
 mod guest;
 mod jail;
 mod lifetime;
+mod lives;
 mod mounts;
 mod network;
 mod patches;

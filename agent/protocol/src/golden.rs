@@ -9,8 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
-    ExecOutput, ExecRequest, ExitStatus, Frame, HttpProbe, Preamble, ProbeOutput, ProbeRequest,
-    Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode, TmpfsMount, Tty,
+    ExecOutput, ExecRequest, ExitStatus, Frame, GuestMetrics, HttpProbe, Preamble, ProbeOutput,
+    ProbeRequest, Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode, TmpfsMount, Tty,
 };
 
 /// Gathers lines, checking that each message decodes as itself.
@@ -94,6 +94,17 @@ fn the_wire_form_stays() {
     let probe =
         ProbeRequest { addresses: vec!["127.0.0.1:80".into()], http: Some(http), timeout_ms: 5000 };
     golden.add("request.probe", &Request::Probe(probe));
+    golden.add("request.metrics", &Request::Metrics);
+    let metrics = GuestMetrics {
+        cpu_us: 1,
+        memory_total_bytes: 2,
+        memory_available_bytes: 3,
+        disk_read_bytes: 4,
+        disk_write_bytes: 5,
+        net_rx_bytes: 6,
+        net_tx_bytes: 7,
+    };
+    golden.add("metrics", &metrics);
     golden.add("probe.connected", &ProbeOutput::Connected);
     golden.add("probe.status", &ProbeOutput::Status(204));
     golden.add("probe.failed", &ProbeOutput::Failed("x".into()));

@@ -36,8 +36,8 @@ pub use files::{FILES_PREAMBLE_LEN, FilesPreamble};
 pub use handshake::{HandshakeError, agent_handshake, host_handshake};
 pub use messages::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
-    ExecOutput, ExecRequest, ExitStatus, HttpProbe, ProbeOutput, ProbeRequest, Request, Rlimit,
-    RootConfig, RootDisk, ShareMount, StdinMode, TmpfsMount, Tty,
+    ExecOutput, ExecRequest, ExitStatus, GuestMetrics, HttpProbe, ProbeOutput, ProbeRequest,
+    Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode, TmpfsMount, Tty,
 };
 pub use preamble::{Preamble, PreambleError, VERSION, VERSION_MIN};
 

@@ -15,6 +15,8 @@ pub enum Request {
     Exec(ExecRequest),
     /// One probe of a health check; then one [`ProbeOutput`].
     Probe(ProbeRequest),
+    /// What the guest uses; then one [`GuestMetrics`].
+    Metrics,
 }
 
 /// A connection to something in the guest, to see whether it answers.
@@ -48,6 +50,26 @@ pub enum ProbeOutput {
     Status(u16),
     /// There was none.
     Failed(String),
+}
+
+/// What a guest has used since it booted, as its kernel counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestMetrics {
+    /// Time that its processors were busy, added up, in microseconds.
+    pub cpu_us: u64,
+    /// Memory that its kernel manages, in bytes.
+    pub memory_total_bytes: u64,
+    /// Memory that could be had without swapping, in bytes.
+    pub memory_available_bytes: u64,
+    /// Read from its disks, in bytes.
+    pub disk_read_bytes: u64,
+    /// Written to its disks, in bytes.
+    pub disk_write_bytes: u64,
+    /// Received by its network devices, loopback left out, in bytes.
+    pub net_rx_bytes: u64,
+    /// Sent by them, in bytes.
+    pub net_tx_bytes: u64,
 }
 
 /// Host → agent on the control stream.

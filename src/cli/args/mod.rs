@@ -21,7 +21,7 @@ pub(crate) use lifecycle::{
 };
 pub(crate) use session::{Attach, Exec, Kill, Logs, Shell};
 pub(crate) use volumes::{VolumeCreate, VolumeNames, VolumePrune, VolumeResize, Volumes};
-pub(crate) use watching::{Events, Filter, Graph, GraphFormat, Until, Wait};
+pub(crate) use watching::{Events, Filter, Graph, GraphFormat, Stats, Until, Wait};
 
 /// Compose for microVMs: a Sandboxfile declares sandboxes, `msb up` makes the machine match it
 #[derive(Debug, Parser)]
@@ -93,6 +93,8 @@ pub(crate) enum Command {
     Events(Events),
     /// Wait until sandboxes have ended; the exit code is that of their workloads
     Wait(Wait),
+    /// Show what running sandboxes use, once a second
+    Stats(Stats),
     /// Show which sandboxes depend on which
     Graph(Graph),
     /// Show what the workload of a sandbox writes, until it ends, and end as it did

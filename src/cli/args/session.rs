@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::spec::{Name, Signal};
 
-use super::{Format, InGuest};
+use super::{Filter, Format, InGuest};
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
@@ -86,6 +86,8 @@ pub(crate) struct Kill {
     /// Only these sandboxes; default all that run
     #[arg(value_name = "SANDBOX")]
     pub(crate) names: Vec<Name>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// Send this to the workload instead of ending the machine, such as `HUP`
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
     pub(crate) signal: Signal,

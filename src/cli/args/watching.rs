@@ -99,3 +99,18 @@ pub(crate) struct Graph {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: GraphFormat,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Only these sandboxes; default all that run
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Measure once
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    /// Output format; JSON is one document a measurement
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}

@@ -4,17 +4,16 @@
 use crate::cli::args::{Global, Kill};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::ui::Ui;
-use crate::cli::{interrupt, project};
+use crate::cli::{filter, interrupt, project};
 use crate::home::Home;
-use crate::reconcile;
 use crate::spec::{Name, Signal};
-use crate::store::{SandboxRow, Store};
+use crate::store::SandboxRow;
 use crate::supervisor::{self, ControlClient, ControlError, DeniedReason};
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Kill) -> Result<Exit, CliError> {
     let home = project::home()?;
     let project = project::name(ui, global)?;
-    let rows = chosen(&home, &project, &args.names)?;
+    let rows = chosen(&project, args)?;
     if rows.is_empty() {
         ui.say("nothing runs");
         return Ok(Exit::Ok);
@@ -47,12 +46,11 @@ fn said(signal: Signal) -> String {
 }
 
 /// The rows that are meant. A sandbox that is named must run.
-fn chosen(home: &Home, project: &Name, names: &[Name]) -> Result<Vec<SandboxRow>, CliError> {
-    if !names.is_empty() {
-        return names.iter().map(|name| super::exec::running(project, name)).collect();
+fn chosen(project: &Name, args: &Kill) -> Result<Vec<SandboxRow>, CliError> {
+    if !args.names.is_empty() && args.filter.is_empty() {
+        return args.names.iter().map(|name| super::exec::running(project, name)).collect();
     }
-    let Some(store) = Store::open_read_only(home)? else { return Ok(Vec::new()) };
-    let mut rows = reconcile::rows(&store, project.as_str())?;
+    let mut rows = filter::rows(project, &args.names, &args.filter)?;
     rows.retain(|row| row.status.is_live());
     Ok(rows)
 }

@@ -21,6 +21,7 @@ mod ps;
 mod pull;
 mod schema;
 mod setup;
+mod stats;
 mod up;
 mod update;
 mod version;
@@ -49,6 +50,7 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Ls(args) => ls::run(ui, &args),
         Command::Events(args) => events::run(ui, global, &args),
         Command::Wait(args) => wait::run(ui, global, &args),
+        Command::Stats(args) => stats::run(ui, global, &args),
         Command::Graph(args) => graph::run(ui, global, &args),
         Command::Attach(args) => attach::run(ui, global, &args),
         Command::Exec(args) => exec::exec(ui, global, &args),
@@ -86,6 +88,7 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Ls(_)
             | Command::Events(_)
             | Command::Wait(_)
+            | Command::Stats(_)
             | Command::Attach(_)
             | Command::Exec(_)
             | Command::Shell(_)

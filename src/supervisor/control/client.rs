@@ -7,7 +7,7 @@ use msb_protocol::{ExecRequest, FrameError, read_frame, write_message};
 use tokio::net::UnixStream;
 
 use super::socket::with_short_path;
-use super::{ControlReply, ControlRequest, DeniedReason, JailLayer, StatusEvent};
+use super::{ControlReply, ControlRequest, DeniedReason, JailLayer, MetricsSample, StatusEvent};
 use crate::home::Home;
 use crate::spec::SandboxSpec;
 use crate::store::{RunIdentity, Store, StoreError};
@@ -90,6 +90,16 @@ impl ControlClient {
         let mut stream = self.send(&ControlRequest::Jail).await?;
         match read_reply(&mut stream, &mut Vec::new()).await? {
             ControlReply::Jail(layers) => Ok(layers),
+            ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
+            _ => Err(FrameError::Unexpected.into()),
+        }
+    }
+
+    /// What it has used so far.
+    pub async fn metrics(&self) -> Result<MetricsSample, ControlError> {
+        let mut stream = self.send(&ControlRequest::Metrics).await?;
+        match read_reply(&mut stream, &mut Vec::new()).await? {
+            ControlReply::Metrics(sample) => Ok(*sample),
             ControlReply::Denied(reason) => Err(ControlError::Denied(reason)),
             _ => Err(FrameError::Unexpected.into()),
         }

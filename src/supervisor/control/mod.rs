@@ -11,6 +11,7 @@
 //! Kill     → Accepted, or Denied
 //! Update   → Accepted, or Denied
 //! Jail     → the layers of the jail
+//! Metrics  → what it uses
 //! Exec     → Accepted, then what the agent protocol says of an exec stream; or Denied
 //! ```
 //!
@@ -22,5 +23,7 @@ mod server;
 mod socket;
 
 pub use client::{ControlClient, ControlError, ExecSession, Watch, wait_until};
-pub use protocol::{ControlReply, ControlRequest, DeniedReason, JailLayer, StatusEvent};
+pub use protocol::{
+    ControlReply, ControlRequest, DeniedReason, JailLayer, MetricsSample, StatusEvent,
+};
 pub(super) use server::{Asked, Clients, Granted, Socket, serve};

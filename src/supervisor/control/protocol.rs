@@ -30,6 +30,8 @@ pub enum ControlRequest {
     Exec(Box<ExecRequest>),
     /// How the VM process is confined.
     Jail,
+    /// What it uses.
+    Metrics,
 }
 
 /// The first frame of the supervisor.
@@ -44,6 +46,38 @@ pub enum ControlReply {
     Status(Box<StatusEvent>),
     /// The layers of the jail, in the order of application.
     Jail(Vec<JailLayer>),
+    /// What it uses.
+    Metrics(Box<MetricsSample>),
+}
+
+/// What a run has used so far. What the guest's kernel counts is the guest's word, within the bounds
+/// of its machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsSample {
+    /// The run.
+    pub run_id: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// Since its VM was started, in microseconds.
+    pub uptime_us: u64,
+    /// Its processors.
+    pub cpus: u32,
+    /// Time that they were busy, added up, in microseconds.
+    pub cpu_us: u64,
+    /// Memory in use by the guest, in bytes.
+    pub memory_bytes: u64,
+    /// The memory that it may use, in bytes.
+    pub memory_limit_bytes: u64,
+    /// What the VM's process has of this machine's memory, in bytes.
+    pub host_memory_bytes: u64,
+    /// Read from its disks, in bytes.
+    pub disk_read_bytes: u64,
+    /// Written to its disks, in bytes.
+    pub disk_write_bytes: u64,
+    /// Received from the network, in bytes.
+    pub net_rx_bytes: u64,
+    /// Sent to the network, in bytes.
+    pub net_tx_bytes: u64,
 }
 
 /// One layer of the jail of a VM process.
@@ -88,6 +122,9 @@ pub enum DeniedReason {
     /// A signal, and there is nothing that could have it.
     #[error("no workload runs in the sandbox")]
     NoWorkload,
+    /// The guest's agent does not answer.
+    #[error("the guest does not answer")]
+    NoAnswer,
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),

@@ -15,6 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::supervisor::metrics::{self, HostSide};
+
 use super::socket::with_short_path;
 use super::{ControlReply, ControlRequest, DeniedReason, JailLayer, StatusEvent};
 
@@ -45,6 +47,8 @@ pub(in crate::supervisor) enum Granted {
     Exec(Opener, Box<ExecRequest>, OwnedSemaphorePermit),
     /// How the VM process is confined.
     Jail(Vec<JailLayer>),
+    /// The guest may be asked what it uses.
+    Metrics(Opener, Box<HostSide>),
 }
 
 /// A socket that listens. Its file stays: whoever holds the sandbox's lock removes it.
@@ -153,6 +157,13 @@ async fn attend(
                 Ok(Granted::Jail(layers)) => {
                     let _ = write_message(&mut stream, &ControlReply::Jail(layers)).await;
                 }
+                Ok(Granted::Metrics(opener, host)) => match metrics::sample(&opener, *host).await {
+                    Some(sample) => {
+                        let reply = ControlReply::Metrics(Box::new(sample));
+                        let _ = write_message(&mut stream, &reply).await;
+                    }
+                    None => deny(stream, DeniedReason::NoAnswer).await,
+                },
                 Ok(Granted::Exec(opener, request, _permit)) => {
                     exec(stream, &opener, *request).await;
                 }

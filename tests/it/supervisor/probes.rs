@@ -87,3 +87,28 @@ async fn an_answer_that_does_not_come_is_a_failure() {
     assert!(output.contains("timed out") || output.contains("too long"), "{output}");
     drop(silent);
 }
+
+#[tokio::test]
+async fn what_a_sandbox_uses_is_measured_when_somebody_asks() {
+    let bench = bench();
+    let up = bench.up(sh("echo up; while :; do :; done")).await;
+    up.said("up").await;
+    let mut sampler = msb::client::MetricsSampler::new(&up.home, &up.config.id);
+    let first = within(sampler.sample()).await.unwrap();
+    assert!(first.cpu_percent.abs() < f64::EPSILON, "{first:?}");
+    let event = within(up.client.status()).await.unwrap();
+    assert!(event.vm_pid.is_some());
+    assert!(first.host_memory_bytes > 0 && first.uptime_ms > 0, "{first:?}");
+    assert!((1..=up.config.spec.memory.bytes()).contains(&first.memory_bytes), "{first:?}");
+    assert_eq!(first.memory_limit_bytes, up.config.spec.memory.bytes());
+    let second = within(msb::client::metrics(&up.home, &up.config.id)).await.unwrap();
+    assert!(second.timestamp_ms >= first.timestamp_ms && second.uptime_ms > first.uptime_ms);
+    // Of one processor: the local driver's guest has all of this machine's, and uses one at least.
+    assert!((0.1..=100.0).contains(&second.cpu_percent), "{second:?}");
+    let all = within(msb::client::all_sandbox_metrics(&up.home)).await.unwrap();
+    assert_eq!(all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["web"]);
+    within(up.client.kill()).await.unwrap();
+    up.ended().await;
+    let gone = within(sampler.sample()).await;
+    assert!(matches!(gone, Err(ControlError::NotRunning)), "{gone:?}");
+}
