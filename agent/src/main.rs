@@ -17,6 +17,7 @@
 
 mod boot;
 mod exec;
+mod fs;
 mod log;
 mod metrics;
 mod port;

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use msb_protocol::mux::{self, MuxStream};
 use msb_protocol::{
-    BootConfig, BootFailed, ControlInput, ControlOutput, ExecFailure, ExecOutput, ProbeOutput,
-    ProbeRequest, Request, agent_handshake, read_frame, write_message,
+    BootConfig, BootFailed, ControlInput, ControlOutput, ExecFailure, ExecOutput, FsRequest,
+    ProbeOutput, ProbeRequest, Request, agent_handshake, read_frame, write_message,
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 use crate::boot;
 use crate::port::Port;
 use crate::reaper::Reaper;
-use crate::{exec, metrics, probe, stop};
+use crate::{exec, fs, metrics, probe, stop};
 
 /// Where the agent runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) struct Agent {
     pub(crate) booted: RefCell<Option<boot::Booted>>,
     phase: Cell<Phase>,
     has_control: Cell<bool>,
-    /// Exec sessions that run.
+    /// Exec sessions and requests on files that run.
     sessions: Cell<usize>,
     session_ended: Notify,
     /// Everything is stopped and the host has been told.
@@ -119,6 +119,7 @@ impl Agent {
                 let _ = write_message(&mut writer, &metrics::read()).await;
                 let _ = writer.shutdown().await;
             }
+            Ok(Request::Fs(request)) => self.fs(request, reader, writer).await,
             Ok(Request::Control) | Err(_) => {}
         }
     }
@@ -174,19 +175,40 @@ impl Agent {
         reader: ReadHalf<MuxStream>,
         mut writer: WriteHalf<MuxStream>,
     ) {
-        let refusal = match self.phase.get() {
-            Phase::Ready => None,
-            Phase::Waiting => Some("the guest is not set up yet"),
-            Phase::Stopping => Some("the guest is shutting down"),
-        };
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = self.refusal() {
             let failed = ExecOutput::Failed(ExecFailure::System(refusal.to_owned()));
             let _ = write_message(&mut writer, &failed).await;
             let _ = writer.shutdown().await;
             return;
         }
+        self.session(exec::serve(&self.reaper, request, reader, writer)).await;
+    }
+
+    async fn fs(
+        &self,
+        request: FsRequest,
+        reader: ReadHalf<MuxStream>,
+        writer: WriteHalf<MuxStream>,
+    ) {
+        match self.refusal() {
+            Some(refusal) => fs::refuse(writer, refusal).await,
+            None => self.session(fs::serve(&self.reaper, request, reader, writer)).await,
+        }
+    }
+
+    /// Why no session starts.
+    fn refusal(&self) -> Option<&'static str> {
+        match self.phase.get() {
+            Phase::Ready => None,
+            Phase::Waiting => Some("the guest is not set up yet"),
+            Phase::Stopping => Some("the guest is shutting down"),
+        }
+    }
+
+    /// Runs a session, which shutdown waits for.
+    async fn session(&self, session: impl Future<Output = ()>) {
         self.sessions.update(|count| count + 1);
-        exec::serve(&self.reaper, request, reader, writer).await;
+        session.await;
         self.sessions.update(|count| count - 1);
         self.session_ended.notify_waiters();
     }

@@ -328,6 +328,12 @@ impl From<crate::client::ExecError> for CliError {
     }
 }
 
+impl From<crate::client::FsError> for CliError {
+    fn from(error: crate::client::FsError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
 impl From<std::io::Error> for CliError {
     /// For standard output; file errors come with their path as other types.
     fn from(error: std::io::Error) -> Self {

@@ -21,6 +21,8 @@ use super::escape::escape;
 const PLAIN_WIDTH: usize = 100;
 /// The shortest time between two drawings of a live line, in milliseconds.
 const TICK_MS: u64 = 120;
+/// What is gathered for standard output in bulk, in bytes.
+const STDOUT_BUFFER: usize = 128 << 10;
 const NAME_COLORS: [AnsiColors; 6] = [
     AnsiColors::Cyan,
     AnsiColors::Yellow,
@@ -140,6 +142,11 @@ impl Ui {
     /// Standard output, for what is too much to have in memory.
     pub(crate) fn data_writer(&self) -> impl io::Write {
         io::BufWriter::new(io::stdout().lock())
+    }
+
+    /// Standard output, for a thread that writes what is too much to have in memory.
+    pub(crate) fn stdout() -> impl io::Write + Send + 'static {
+        io::BufWriter::with_capacity(STDOUT_BUFFER, io::stdout())
     }
 
     /// Writes `bytes` to standard error as they are.

@@ -12,6 +12,7 @@ mod config;
 mod error;
 mod events;
 mod exec;
+mod fs;
 mod handle;
 mod machine;
 mod metrics;
@@ -25,6 +26,10 @@ pub use error::Error;
 pub use events::{EventError, EventFollower};
 pub use exec::{
     ExecConfig, ExecControl, ExecError, ExecEvent, ExecHandle, ExecOutput, ExecSink, Stdin, exec,
+};
+pub use fs::{
+    CopyEvent, CopyOptions, FsEntry, FsEntryKind, FsError, FsErrorKind, FsMetadata, FsReader,
+    FsWriter, MAX_LIST_ENTRIES, MAX_READ_BYTES, ReadOptions, SandboxFs, WriteOptions,
 };
 pub use handle::SandboxHandle;
 pub use machine::MachineError;

@@ -3,12 +3,12 @@
 use super::control::{ControlRequest, DeniedReason};
 use super::state::Phase;
 
-/// Exec sessions at a time; the rest of the agent's streams is for the supervisor.
+/// Sessions (commands, requests on files) at a time; the rest of the agent's streams is for the supervisor.
 pub(super) const MAX_SESSIONS: usize = 128;
 /// The most arguments and environment entries of an exec request.
 const MAX_WORDS: usize = 64 << 10;
 
-/// Whether `request` may be carried out while the run is in `phase` and `sessions` exec sessions
+/// Whether `request` may be carried out while the run is in `phase` and `sessions` sessions
 /// are open.
 pub(super) fn decide(
     phase: Phase,
@@ -25,7 +25,10 @@ pub(super) fn decide(
             Err(DeniedReason::Invalid(format!("{number} is no signal")))
         }
         (
-            ControlRequest::Exec(_) | ControlRequest::Signal(_) | ControlRequest::Metrics,
+            ControlRequest::Exec(_)
+            | ControlRequest::Fs(_)
+            | ControlRequest::Signal(_)
+            | ControlRequest::Metrics,
             Phase::Booting,
         ) => Err(DeniedReason::NotReady),
         (ControlRequest::Metrics, Phase::Running | Phase::Stopping) => Ok(()),
@@ -35,24 +38,27 @@ pub(super) fn decide(
                 Err(DeniedReason::Invalid("no command".into()))
             } else if exec.argv.len() + exec.env.len() > MAX_WORDS {
                 Err(DeniedReason::Invalid("the command line is too long".into()))
-            } else if sessions >= MAX_SESSIONS {
-                Err(DeniedReason::TooManySessions)
             } else {
-                Ok(())
+                one_more(sessions)
             }
         }
+        (ControlRequest::Fs(_), Phase::Running) => one_more(sessions),
         (
-            ControlRequest::Exec(_) | ControlRequest::Metrics,
+            ControlRequest::Exec(_) | ControlRequest::Fs(_) | ControlRequest::Metrics,
             Phase::Stopping | Phase::ShuttingDown | Phase::Leaving | Phase::Dying,
         ) => Err(DeniedReason::Stopping),
     }
+}
+
+const fn one_more(sessions: usize) -> Result<(), DeniedReason> {
+    if sessions < MAX_SESSIONS { Ok(()) } else { Err(DeniedReason::TooManySessions) }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use msb_protocol::ExecRequest;
+    use msb_protocol::{ExecRequest, FsRequest};
     use proptest::prelude::*;
 
     use super::*;
@@ -71,6 +77,7 @@ mod tests {
     enum Event {
         Phase(usize),
         Exec(u8),
+        Fs,
         EndSession(usize),
         Stop,
         Kill,
@@ -81,6 +88,7 @@ mod tests {
         prop_oneof![
             1 => (0..PHASES.len()).prop_map(Event::Phase),
             8 => (0_u8..3).prop_map(Event::Exec),
+            4 => Just(Event::Fs),
             2 => any::<usize>().prop_map(Event::EndSession),
             1 => Just(Event::Stop),
             1 => Just(Event::Kill),
@@ -116,6 +124,18 @@ mod tests {
                         let expected = PHASES[phase] == Phase::Running
                             && words > 0
                             && open.len() < MAX_SESSIONS;
+                        prop_assert_eq!(granted, expected);
+                        if granted {
+                            open.insert(next);
+                            next += 1;
+                        }
+                    }
+                    Event::Fs => {
+                        let path = "/".into();
+                        let request = ControlRequest::Fs(Box::new(FsRequest::List { path }));
+                        let granted = decide(PHASES[phase], open.len(), &request).is_ok();
+                        let expected =
+                            PHASES[phase] == Phase::Running && open.len() < MAX_SESSIONS;
                         prop_assert_eq!(granted, expected);
                         if granted {
                             open.insert(next);

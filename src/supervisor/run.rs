@@ -17,8 +17,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use msb_protocol::ControlInput;
 use msb_protocol::mux::Opener;
+use msb_protocol::{ControlInput, Request};
 use tokio::signal::unix::Signal;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
@@ -337,12 +337,10 @@ impl Run {
             ControlRequest::Kill => self.take(Input::Kill),
             ControlRequest::Update(spec) => self.update(*spec),
             ControlRequest::Exec(request) => {
-                let opener = self.opener.clone().ok_or(DeniedReason::NotReady)?;
-                let permit = self.sessions.clone().try_acquire_owned();
-                let permit = permit.map_err(|_| DeniedReason::TooManySessions)?;
                 let request = workload::complete(&self.config.spec, &self.config.image, *request);
-                return Ok(Granted::Exec(opener, Box::new(request), permit));
+                return self.session(Request::Exec(request));
             }
+            ControlRequest::Fs(request) => return self.session(Request::Fs(*request)),
         }
         Ok(Granted::Done)
     }
@@ -355,6 +353,13 @@ impl Run {
             cpus: self.config.spec.cpus,
             memory_limit_bytes: self.config.spec.memory.bytes(),
         }
+    }
+
+    fn session(&self, request: Request) -> Result<Granted, DeniedReason> {
+        let opener = self.opener.clone().ok_or(DeniedReason::NotReady)?;
+        let permit = self.sessions.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| DeniedReason::TooManySessions)?;
+        Ok(Granted::Session(opener, Box::new(request), permit))
     }
 
     fn update(&mut self, spec: SandboxSpec) {

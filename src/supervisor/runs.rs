@@ -253,9 +253,10 @@ impl Runs {
                 (Ok(Granted::Done), !wanted)
             }
             ControlRequest::Signal(_) => (Err(DeniedReason::NoWorkload), false),
-            ControlRequest::Jail | ControlRequest::Metrics | ControlRequest::Exec(_) => {
-                (Err(DeniedReason::NotReady), false)
-            }
+            ControlRequest::Jail
+            | ControlRequest::Metrics
+            | ControlRequest::Exec(_)
+            | ControlRequest::Fs(_) => (Err(DeniedReason::NotReady), false),
         }
     }
 

@@ -2,6 +2,7 @@
 //! program in its place can do that means harm is in [`hostile`].
 
 pub(crate) mod bench;
+mod files;
 mod hooks;
 mod hostile;
 mod lives;
@@ -28,8 +29,9 @@ use msb::supervisor::{
     ImageDefaults, LaunchConfig, LaunchError, Launched, SandboxPaths, StatusEvent,
 };
 use msb_protocol::{
-    ControlInput, ControlOutput, ExecInput, ExecOutput, ExecRequest, ExitStatus, Frame, Request,
-    StdinMode, agent_handshake, mux, read_frame, write_data, write_message,
+    ControlInput, ControlOutput, ExecInput, ExecOutput, ExecRequest, ExitStatus, Frame,
+    FsErrorKind, FsFailure, FsReply, FsRequest, Node, Request, StdinMode, TreeItem,
+    agent_handshake, mux, read_frame, write_data, write_message,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::TempDir;

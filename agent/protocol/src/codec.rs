@@ -75,7 +75,35 @@ pub async fn read_frame<'a, R: AsyncRead + Unpin>(
         return Ok(None);
     }
     reader.read_exact(&mut header[1..]).await.map_err(truncated)?;
-    let [kind, l0, l1, l2, l3] = header;
+    let (kind, length) = parse_header(header)?;
+    buffer.resize(length, 0);
+    reader.read_exact(buffer).await.map_err(truncated)?;
+    Ok(Some(frame(kind, buffer)))
+}
+
+/// As [`read_frame`], from a reader that blocks.
+pub fn read_frame_blocking<'a, R: io::Read>(
+    reader: &mut R,
+    buffer: &'a mut Vec<u8>,
+) -> Result<Option<Frame<'a>>, FrameError> {
+    let mut header = [0; HEADER];
+    loop {
+        match reader.read(&mut header[..1]) {
+            Ok(0) => return Ok(None),
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    reader.read_exact(&mut header[1..]).map_err(truncated)?;
+    let (kind, length) = parse_header(header)?;
+    buffer.resize(length, 0);
+    reader.read_exact(buffer).map_err(truncated)?;
+    Ok(Some(frame(kind, buffer)))
+}
+
+/// The kind and the length that a header states, when they are allowed.
+fn parse_header([kind, l0, l1, l2, l3]: [u8; HEADER]) -> Result<(u8, usize), FrameError> {
     let announced = u32::from_le_bytes([l0, l1, l2, l3]);
     let limit = match kind {
         0 => MAX_MESSAGE,
@@ -83,15 +111,14 @@ pub async fn read_frame<'a, R: AsyncRead + Unpin>(
         _ => return Err(FrameError::Kind(kind)),
     };
     let length = usize::try_from(announced).unwrap_or(usize::MAX);
-    if length > limit {
-        return Err(FrameError::TooLong(announced));
-    }
-    buffer.resize(length, 0);
-    reader.read_exact(buffer).await.map_err(truncated)?;
-    Ok(Some(match kind {
+    if length > limit { Err(FrameError::TooLong(announced)) } else { Ok((kind, length)) }
+}
+
+fn frame(kind: u8, buffer: &[u8]) -> Frame<'_> {
+    match kind {
         0 => Frame::Message(buffer),
         kind => Frame::Data { fd: kind - 1, bytes: buffer },
-    }))
+    }
 }
 
 /// Writes `message` as one frame.
@@ -99,14 +126,47 @@ pub async fn write_message<W: AsyncWrite + Unpin, T: Serialize>(
     writer: &mut W,
     message: &T,
 ) -> io::Result<()> {
-    let mut frame = vec![0; HEADER];
-    ciborium::into_writer(message, &mut frame).map_err(io::Error::other)?;
-    let length = frame.len() - HEADER;
-    if length > MAX_MESSAGE {
+    let mut frame = Vec::new();
+    append_message(&mut frame, message)?;
+    writer.write_all(&frame).await
+}
+
+/// Appends `message` to `bytes` as one frame; nothing, when it is too long.
+pub fn append_message<T: Serialize>(bytes: &mut Vec<u8>, message: &T) -> io::Result<()> {
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0; HEADER]);
+    let encoded = ciborium::into_writer(message, &mut *bytes).map_err(io::Error::other);
+    let length = bytes.len() - start - HEADER;
+    if encoded.is_err() || length > MAX_MESSAGE {
+        bytes.truncate(start);
+        encoded?;
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too long"));
     }
-    frame[1..HEADER].copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-    writer.write_all(&frame).await
+    let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+    bytes[start + 1..start + HEADER].copy_from_slice(&length);
+    Ok(())
+}
+
+/// Appends one data frame of stream `fd` (0, 1 or 2) to `bytes` whose payload `fill` writes into the
+/// space of at most `capacity` bytes (at most [`MAX_DATA`]) that it is given; nothing when there is
+/// none. How long the payload is.
+pub fn append_data(
+    bytes: &mut Vec<u8>,
+    fd: u8,
+    capacity: usize,
+    fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let start = bytes.len();
+    bytes.resize(start + HEADER + capacity.min(MAX_DATA), 0);
+    let filled = fill(&mut bytes[start + HEADER..]);
+    let length = *filled.as_ref().unwrap_or(&0);
+    bytes.truncate(if length == 0 { start } else { start + HEADER + length });
+    if length > 0 {
+        bytes[start] = fd + 1;
+        let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+        bytes[start + 1..start + HEADER].copy_from_slice(&length);
+    }
+    filled
 }
 
 /// Writes `bytes` of stream `fd` (0, 1 or 2) as frames of at most [`MAX_DATA`] bytes. No bytes
@@ -191,6 +251,17 @@ mod tests {
         bytes
     }
 
+    fn read_all_blocking(mut bytes: &[u8]) -> Vec<Owned> {
+        let (mut buffer, mut frames) = (Vec::new(), Vec::new());
+        while let Some(frame) = read_frame_blocking(&mut bytes, &mut buffer).unwrap() {
+            frames.push(match frame {
+                Frame::Message(_) => Owned::Message(frame.message().unwrap()),
+                Frame::Data { fd, bytes } => Owned::Data(fd, bytes.to_vec()),
+            });
+        }
+        frames
+    }
+
     async fn read_all<R: AsyncRead + Unpin>(mut reader: R) -> Result<Vec<Owned>, FrameError> {
         let (mut buffer, mut frames) = (Vec::new(), Vec::new());
         while let Some(frame) = read_frame(&mut reader, &mut buffer).await? {
@@ -213,6 +284,7 @@ mod tests {
         fn frames_round_trip_over_every_split(frames in frames()) {
             run(async {
                 let bytes = write_all(&frames).await;
+                assert_eq!(read_all_blocking(&bytes), frames);
                 for split in 0..=bytes.len() {
                     let (front, back) = bytes.split_at(split);
                     assert_eq!(read_all(front.chain(back)).await.unwrap(), frames);
@@ -243,6 +315,8 @@ mod tests {
             let _ = Frame::Message(&bytes).message::<crate::Request>();
             let _ = Frame::Message(&bytes).message::<crate::ControlInput>();
             let _ = Frame::Message(&bytes).message::<crate::ExecOutput>();
+            let _ = Frame::Message(&bytes).message::<crate::TreeItem>();
+            let _ = Frame::Message(&bytes).message::<crate::FsReply>();
         }
     }
 
@@ -296,6 +370,26 @@ mod tests {
         let error = run(write_message(&mut bytes, &"x".repeat(MAX_MESSAGE))).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn frames_are_appended_or_not_at_all() {
+        let mut bytes = b"before".to_vec();
+        let error = append_message(&mut bytes, &"x".repeat(MAX_MESSAGE)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(append_data(&mut bytes, 0, 10, |_| Ok(0)).unwrap(), 0);
+        append_data(&mut bytes, 0, 10, |_| Err(io::ErrorKind::Other.into())).unwrap_err();
+        assert_eq!(bytes, b"before");
+        bytes.clear();
+        let fill = |space: &mut [u8]| {
+            assert_eq!(space.len(), MAX_DATA);
+            space[..2].copy_from_slice(b"hi");
+            Ok(2)
+        };
+        assert_eq!(append_data(&mut bytes, 1, usize::MAX, fill).unwrap(), 2);
+        append_message(&mut bytes, &"end").unwrap();
+        let expected = [Owned::Data(1, b"hi".to_vec()), Owned::Message("end".into())];
+        assert_eq!(read_all_blocking(&bytes), expected);
     }
 
     #[test]

@@ -9,8 +9,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
-    ExecOutput, ExecRequest, ExitStatus, Frame, GuestMetrics, HttpProbe, Preamble, ProbeOutput,
-    ProbeRequest, Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode, TmpfsMount, Tty,
+    ExecOutput, ExecRequest, ExitStatus, Frame, FsEntry, FsErrorKind, FsFailure, FsKind,
+    FsMetadata, FsPut, FsReply, FsRequest, FsWrite, GuestMetrics, HttpProbe, Node, Preamble,
+    ProbeOutput, ProbeRequest, Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode,
+    TmpfsMount, TreeItem, Tty,
 };
 
 /// Gathers lines, checking that each message decodes as itself.
@@ -83,6 +85,80 @@ fn exec_request() -> ExecRequest {
     }
 }
 
+fn fs_requests() -> Vec<(&'static str, FsRequest)> {
+    let path = || "/a".into();
+    let write = |offset, mode, sync| FsWrite { path: path(), offset, mode, sync };
+    vec![
+        ("stat", FsRequest::Stat { path: path(), follow: true }),
+        ("list", FsRequest::List { path: b"/\xff"[..].into() }),
+        ("make_dir", FsRequest::MakeDir { path: path() }),
+        ("remove", FsRequest::Remove { path: path() }),
+        ("remove_dir", FsRequest::RemoveDir { path: path() }),
+        ("rename", FsRequest::Rename { from: path(), to: "/b".into() }),
+        ("copy", FsRequest::Copy { from: path(), to: "/b".into() }),
+        ("read", FsRequest::Read { path: path(), offset: 1, length: Some(2) }),
+        ("write", FsRequest::Write(write(Some(1), Some(0o644), true))),
+        ("write.least", FsRequest::Write(write(None, None, false))),
+        ("get", FsRequest::Get { path: path(), follow: false }),
+        (
+            "put",
+            FsRequest::Put(FsPut { path: path(), name: "b".into(), contents: true, archive: true }),
+        ),
+    ]
+}
+
+fn fs_replies() -> Vec<(&'static str, FsReply)> {
+    let metadata = |kind| FsMetadata {
+        kind,
+        size: 5,
+        mode: 0o1777,
+        uid: 1,
+        gid: 2,
+        modified_ms: Some(1_700_000_000_123),
+        created_ms: None,
+    };
+    let failure =
+        FsFailure { kind: FsErrorKind::NotFound, path: "/a".into(), message: "gone".into() };
+    let entry = |name: &str, kind| FsEntry { name: name.into(), metadata: metadata(kind) };
+    vec![
+        ("done", FsReply::Done),
+        ("metadata", FsReply::Metadata(metadata(FsKind::File))),
+        (
+            "entries",
+            FsReply::Entries(vec![
+                entry("d", FsKind::Directory),
+                entry("l", FsKind::Symlink),
+                entry("o", FsKind::Other),
+            ]),
+        ),
+        ("failed", FsReply::Failed(failure)),
+    ]
+}
+
+fn tree_items() -> Vec<(&'static str, TreeItem)> {
+    let node = || Node {
+        name: "a".into(),
+        mode: 0o4755,
+        uid: 1,
+        gid: 2,
+        mtime: -1,
+        mtime_ns: 999_999_999,
+    };
+    let failure =
+        FsFailure { kind: FsErrorKind::PermissionDenied, path: "a/b".into(), message: "no".into() };
+    vec![
+        ("dir", TreeItem::Dir(node())),
+        ("file", TreeItem::File { node: node(), size: 1 << 40 }),
+        ("symlink", TreeItem::Symlink { node: node(), target: "/b".into() }),
+        ("hard_link", TreeItem::HardLink { name: "b".into(), to: vec!["a".into(), "c".into()] }),
+        ("hole", TreeItem::Hole(1 << 30)),
+        ("end", TreeItem::End),
+        ("skipped", TreeItem::Skipped { path: "a".into(), why: "a socket".into() }),
+        ("finished", TreeItem::Finished),
+        ("failed", TreeItem::Failed(failure)),
+    ]
+}
+
 #[test]
 fn the_wire_form_stays() {
     let mut golden = Golden::default();
@@ -130,6 +206,15 @@ fn the_wire_form_stays() {
         ("system", ExecFailure::System(what())),
     ] {
         golden.add(&format!("exec.failed.{name}"), &ExecOutput::Failed(failure));
+    }
+    for (name, request) in fs_requests() {
+        golden.add(&format!("request.fs.{name}"), &Request::Fs(request));
+    }
+    for (name, reply) in fs_replies() {
+        golden.add(&format!("fs.{name}"), &reply);
+    }
+    for (name, item) in tree_items() {
+        golden.add(&format!("tree.{name}"), &item);
     }
     expect_file!["../golden/messages.txt"].assert_eq(&golden.0);
 }

@@ -11,6 +11,7 @@
 //! ```text
 //! Control   host → Boot, Shutdown            agent → Ready | BootFailed, Bye
 //! Exec      host → stdin data, ExecInput     agent → Started | Failed, stdout/stderr data, Exited
+//! Fs        host → data, a tree              agent → FsReply, data, a tree
 //! ```
 //!
 //! A frame is `kind: u8`, `length: u32` little-endian, then `length` bytes. Kind 0 is a CBOR
@@ -22,6 +23,7 @@
 
 mod codec;
 mod files;
+mod fs;
 #[cfg(test)]
 mod golden;
 mod handshake;
@@ -30,9 +32,14 @@ pub mod mux;
 mod preamble;
 
 pub use codec::{
-    DataBuffer, Frame, FrameError, MAX_DATA, MAX_MESSAGE, read_frame, write_data, write_message,
+    DataBuffer, Frame, FrameError, MAX_DATA, MAX_MESSAGE, append_data, append_message, read_frame,
+    read_frame_blocking, write_data, write_message,
 };
 pub use files::{FILES_PREAMBLE_LEN, FilesPreamble};
+pub use fs::{
+    FsEntry, FsErrorKind, FsFailure, FsKind, FsMetadata, FsPath, FsPut, FsReply, FsRequest,
+    FsWrite, MAX_ENTRIES, MAX_TREE_DEPTH, Node, TreeItem,
+};
 pub use handshake::{HandshakeError, agent_handshake, host_handshake};
 pub use messages::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,

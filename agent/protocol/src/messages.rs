@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::FsRequest;
+
 /// The first frame of a stream: what it is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -17,6 +19,8 @@ pub enum Request {
     Probe(ProbeRequest),
     /// What the guest uses; then one [`GuestMetrics`].
     Metrics,
+    /// One request on the files of the guest; then what [`FsRequest`] says.
+    Fs(FsRequest),
 }
 
 /// A connection to something in the guest, to see whether it answers.

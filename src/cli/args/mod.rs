@@ -1,5 +1,6 @@
 //! The words of the command line. Doc comments here are the help texts and `docs/cli.md`.
 
+mod cp;
 mod guest;
 mod images;
 mod lifecycle;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::runtime::{DriverChoice, InvalidDriver};
 use crate::spec::{ByteSize, Millis, Name};
 
+pub(crate) use cp::Cp;
 pub(crate) use guest::InGuest;
 pub(crate) use images::{Images, ImagesRm, Inspect, Load, Prune, Pull, Save, Update};
 pub(crate) use lifecycle::{
@@ -103,6 +105,8 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Open a shell in a running sandbox
     Shell(Shell),
+    /// Copy files and trees into a running sandbox, or out of one
+    Cp(Cp),
     /// Start sandboxes that exist
     Start(Start),
     /// Stop sandboxes and keep their disks

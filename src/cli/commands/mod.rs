@@ -3,6 +3,7 @@
 mod attach;
 mod completion;
 mod config;
+mod cp;
 mod df;
 mod doctor;
 mod down;
@@ -56,6 +57,7 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Exec(args) => exec::exec(ui, global, &args),
         Command::Shell(args) => exec::shell(ui, global, &args),
         Command::Kill(args) => kill::run(ui, global, &args),
+        Command::Cp(args) => cp::run(ui, global, &args),
         Command::Logs(args) => logs::run(ui, global, &args),
         Command::Start(args) => lifecycle::start(ui, global, &args),
         Command::Stop(args) => lifecycle::stop(ui, global, &args),
@@ -93,6 +95,7 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Exec(_)
             | Command::Shell(_)
             | Command::Kill(_)
+            | Command::Cp(_)
             | Command::Logs(_)
             | Command::Start(_)
             | Command::Stop(_)

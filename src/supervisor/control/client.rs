@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use msb_protocol::{ExecRequest, FrameError, read_frame, write_message};
+use msb_protocol::{ExecRequest, FrameError, FsRequest, read_frame, write_message};
 use tokio::net::UnixStream;
 
 use super::socket::with_short_path;
@@ -151,6 +151,11 @@ impl ControlClient {
     pub async fn exec(&self, request: ExecRequest) -> Result<ExecSession, ControlError> {
         let stream = self.ask(&ControlRequest::Exec(Box::new(request))).await?;
         Ok(ExecSession { stream })
+    }
+
+    /// Opens a stream for one request on the files of the guest. Dropping it ends the request.
+    pub async fn fs(&self, request: FsRequest) -> Result<UnixStream, ControlError> {
+        self.ask(&ControlRequest::Fs(Box::new(request))).await
     }
 
     async fn ask(&self, request: &ControlRequest) -> Result<UnixStream, ControlError> {

@@ -13,9 +13,10 @@
 //! Jail     → the layers of the jail
 //! Metrics  → what it uses
 //! Exec     → Accepted, then what the agent protocol says of an exec stream; or Denied
+//! Fs       → Accepted, then what the agent protocol says of an fs stream; or Denied
 //! ```
 //!
-//! A client that goes away ends its exec session. A client that reads slowly holds up nobody else.
+//! A client that goes away ends its session with the agent. A client that reads slowly holds up nobody else.
 
 mod client;
 mod protocol;

@@ -1,6 +1,6 @@
 //! The messages.
 
-use msb_protocol::ExecRequest;
+use msb_protocol::{ExecRequest, FsRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::JailReport;
@@ -28,6 +28,8 @@ pub enum ControlRequest {
     /// Run a command. What it leaves open (environment, working directory, user) is the sandbox's;
     /// its environment is merged over the sandbox's.
     Exec(Box<ExecRequest>),
+    /// One request on the files of the guest.
+    Fs(Box<FsRequest>),
     /// How the VM process is confined.
     Jail,
     /// What it uses.
@@ -113,8 +115,8 @@ pub enum DeniedReason {
     /// It is being stopped, or has ended.
     #[error("the sandbox is being stopped")]
     Stopping,
-    /// The most exec sessions are open.
-    #[error("too many exec sessions are open in the sandbox")]
+    /// The most sessions (commands, requests on files) are open.
+    #[error("too many sessions are open in the sandbox")]
     TooManySessions,
     /// The most clients are connected.
     #[error("too many clients are connected to the sandbox")]

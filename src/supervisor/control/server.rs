@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use msb_protocol::mux::{MuxStream, Opener};
-use msb_protocol::{ExecRequest, Request, read_frame, write_message};
+use msb_protocol::{Request, read_frame, write_message};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -43,8 +43,8 @@ pub(in crate::supervisor) struct Asked {
 pub(in crate::supervisor) enum Granted {
     /// It is being done.
     Done,
-    /// An exec session may be opened; it counts until the permit is dropped.
-    Exec(Opener, Box<ExecRequest>, OwnedSemaphorePermit),
+    /// A session with the agent may be opened; it counts until the permit is dropped.
+    Session(Opener, Box<Request>, OwnedSemaphorePermit),
     /// How the VM process is confined.
     Jail(Vec<JailLayer>),
     /// The guest may be asked what it uses.
@@ -164,8 +164,8 @@ async fn attend(
                     }
                     None => deny(stream, DeniedReason::NoAnswer).await,
                 },
-                Ok(Granted::Exec(opener, request, _permit)) => {
-                    exec(stream, &opener, *request).await;
+                Ok(Granted::Session(opener, request, _permit)) => {
+                    session(stream, &opener, &request).await;
                 }
             }
         }
@@ -195,10 +195,10 @@ async fn watch(stream: UnixStream, mut status: watch::Receiver<StatusEvent>) {
     }
 }
 
-async fn exec(mut stream: UnixStream, opener: &Opener, request: ExecRequest) {
+async fn session(mut stream: UnixStream, opener: &Opener, request: &Request) {
     let open = async {
         let mut agent = opener.open().await.ok()?;
-        write_message(&mut agent, &Request::Exec(request)).await.ok()?;
+        write_message(&mut agent, request).await.ok()?;
         agent.flush().await.ok()?;
         Some(agent)
     };

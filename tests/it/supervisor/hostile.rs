@@ -200,3 +200,75 @@ async fn a_session_that_ends_before_it_began_is_no_success() {
     assert_eq!(event.exit_code, None);
     assert!(event.error.unwrap().contains("the workload's session broke"));
 }
+
+#[test]
+#[ignore = "an agent of the tests in files.rs"]
+fn helper_lying_trees() {
+    agent(async |mut control, acceptor| {
+        say(&mut control, &READY).await.unwrap();
+        while let Some(mut stream) = acceptor.accept().await {
+            let mut buffer = Vec::new();
+            let frame = read_frame(&mut stream, &mut buffer).await.unwrap().unwrap();
+            let Ok(Request::Fs(request)) = frame.message() else { continue };
+            let lie = match request {
+                FsRequest::Get { path, .. } => path.shown(),
+                _ => "entries".to_owned(),
+            };
+            let lie = lie.trim_end_matches("/.").rsplit('/').next().unwrap_or_default();
+            // The host hangs up on most of them.
+            let _ = tell(&mut stream, lie).await;
+        }
+    });
+}
+
+async fn tell(stream: &mut mux::MuxStream, lie: &str) -> io::Result<()> {
+    let node = |name: &str| Node { name: name.into(), mode: 0o755, ..Node::default() };
+    let dir = |name: &str| TreeItem::Dir(node(name));
+    let file = |name: &str, size| TreeItem::File { node: node(name), size };
+    let link = |name: &str, to: &str| TreeItem::Symlink { node: node(name), target: to.into() };
+    let mut items = vec![dir("root")];
+    match lie {
+        "up" => items.extend([dir(".."), file("x", 0), TreeItem::End]),
+        "path" => items.extend([file("../outside/x", 0), TreeItem::End]),
+        "absolute" => items.extend([file("/tmp/msb-was-here", 0), TreeItem::End]),
+        "link" => items.extend([dir("new"), link("l", "../../outside"), dir("l"), file("x", 0)]),
+        "planted" => items.extend([dir("planted"), file("x", 0), TreeItem::End]),
+        "hard link" => items.push(TreeItem::HardLink {
+            name: "x".into(),
+            to: vec!["planted".into(), "secret".into()],
+        }),
+        "longer" => items.push(file("x", 10)),
+        "shorter" => items.extend([dir("new"), file("x", 10), TreeItem::End, TreeItem::End]),
+        "deep" => items.extend((0..1000).map(|_| dir("d"))),
+        "cut" => items.extend([dir("new"), file("x", 0), TreeItem::End]),
+        "escape" => {
+            let path = "\u{1b}[2J".into();
+            let kind = FsErrorKind::Other;
+            let message = "\u{9b}2J\r".to_owned();
+            items = vec![TreeItem::Failed(FsFailure { kind, path, message })];
+        }
+        "exec" => {
+            write_message(stream, &ExecOutput::Started { pid: 1 }).await?;
+        }
+        "entries" => {
+            write_message(stream, &FsReply::Entries(Vec::new())).await?;
+        }
+        _ => {}
+    }
+    for item in &items {
+        write_message(stream, item).await?;
+    }
+    match lie {
+        "longer" => while write_data(stream, 0, &[b'x'; 4096]).await.is_ok() {},
+        "noise" => while stream.write_all(&[0xff; 4096]).await.is_ok() {},
+        "flood" => {
+            let why = "x".repeat(10_000);
+            let skipped = TreeItem::Skipped { path: "a".into(), why };
+            for _ in 0..20_000 {
+                write_message(stream, &skipped).await?;
+            }
+        }
+        _ => {}
+    }
+    stream.shutdown().await
+}
