@@ -106,7 +106,7 @@ fn tree(dir: &Path) {
     fs::create_dir(dir.join("empty dir")).unwrap();
     fs::write(dir.join("a/file"), "hello").unwrap();
     fs::write(dir.join("a/b/\u{1b}[31mred"), "").unwrap();
-    let noise: Vec<u8> = (0..1_000_003_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    let noise: Vec<u8> = (0..1_000_003_u32).map(|n| n.wrapping_mul(n).to_le_bytes()[1]).collect();
     fs::write(dir.join("a/b/c/noise"), noise).unwrap();
     fs::hard_link(dir.join("a/file"), dir.join("a/b/again")).unwrap();
     symlink("/no/where", dir.join("a/absolute")).unwrap();
