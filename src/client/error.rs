@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{ExecError, MachineError};
+use super::{ExecError, FsError, MachineError};
 use crate::home::HomeError;
 use crate::image::ImageError;
 use crate::plan::PlanError;
@@ -94,6 +94,9 @@ pub enum Error {
     /// A command.
     #[error(transparent)]
     Exec(#[from] ExecError),
+    /// A file of it could not be read, written or copied.
+    #[error(transparent)]
+    Fs(#[from] FsError),
     /// The machine.
     #[error("the system refused")]
     System(#[from] io::Error),

@@ -4,7 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::handle::{begun, control, spec, wait};
 use super::{
-    Client, Error, ExecConfig, ExecHandle, ExecOutput, SandboxConfig, SandboxHandle, exec,
+    Client, Error, ExecConfig, ExecHandle, ExecOutput, SandboxConfig, SandboxFs, SandboxHandle,
+    exec,
 };
 use crate::spec::{Name, SandboxSpec, Status};
 use crate::store::SandboxRow;
@@ -147,6 +148,11 @@ impl Sandbox {
     /// Starts a command and gives its events, its standard input and its signals.
     pub async fn exec_stream(&self, config: ExecConfig) -> Result<ExecHandle, Error> {
         Ok(exec(&self.client.home, &self.id, config).await?)
+    }
+
+    /// Its files, while it runs.
+    pub fn fs(&self) -> SandboxFs {
+        SandboxFs::new(&self.client.home, &self.id)
     }
 
     /// Has the sandbox's shell run a script, as `sh -c` does.
