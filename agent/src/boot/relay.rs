@@ -145,8 +145,11 @@ fn inward(ends: &Ends, buffer: &mut [u8]) -> io::Result<()> {
                 Ok(_) | Err(_) => begin += message.len(),
             }
         }
-        buffer.copy_within(begin..filled, 0);
-        filled -= begin;
+        // A long message arrives in many pieces, which stay where they are.
+        if begin > 0 {
+            buffer.copy_within(begin..filled, 0);
+            filled -= begin;
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! its libraries, put into the guest by a patch.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
@@ -52,8 +53,13 @@ fn requests_that_no_kernel_sends() {
     pack_this_program(&env.project().join("tool"));
     env.msb("up -d --wait").expect(0);
 
+    // Written through a map of the file, by a program that does not say when it is done.
+    run_in_guest(&env, "mapper").expect(0);
+    let mapped = fs::read(env.project().join("share/mapped")).unwrap();
+    assert!(mapped == pattern(), "{} bytes were written", mapped.len());
+
     let before = treasures(&env);
-    let ran = attack(&env, "attacker");
+    let ran = run_in_guest(&env, "attacker");
     // The first one comes behind the name of the test.
     let said: Vec<&str> = ran.stdout.lines().filter_map(|l| Some(l.split_once(SAID)?.1)).collect();
     assert_eq!(said, [" done"], "{}\n{}", ran.stdout, ran.stderr);
@@ -63,14 +69,15 @@ fn requests_that_no_kernel_sends() {
     assert_eq!(sh(&env, &[], "guest", "cat /share/inside").expect(0).stdout, "untouched\n");
 
     let supervisor = supervisor_process(&env, "guest");
-    attack(&env, "babbler");
+    run_in_guest(&env, "babbler");
     wait_for_end(&supervisor);
     let row = env.row("guest");
     assert_eq!(row.error.as_deref(), Some("the file server has ended: exit code 2"));
     assert_eq!(treasures(&env), before);
 }
 
-fn attack(env: &Environment, test: &str) -> Ran {
+/// Runs an ignored test of this file in the guest.
+fn run_in_guest(env: &Environment, test: &str) -> Ran {
     let script = format!(
         "/tool/ld.so --library-path /tool /tool/program --exact mounts::hostile::{test} --ignored \
          --nocapture --test-threads=1"
@@ -140,6 +147,30 @@ fn attacker() {
 fn babbler() {
     Connection::take_over().send(&[0x41; 4096]);
     println!("{SAID} done");
+}
+
+fn pattern() -> Vec<u8> {
+    (0..1_u32 << 18).flat_map(|n| n.wrapping_mul(0x9E37_79B9).to_le_bytes()).collect()
+}
+
+/// Runs in the guest.
+#[test]
+#[ignore = "what writes to a map in a guest"]
+fn mapper() {
+    let pattern = pattern();
+    let file = File::create_new("/share/mapped").unwrap();
+    file.set_len(pattern.len() as u64).unwrap();
+    drop(file);
+    let file = File::options().read(true).write(true).open("/share/mapped").unwrap();
+    // SAFETY: the map is as long as the file, which nobody truncates, and is written to within.
+    unsafe {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let (start, fd) = (std::ptr::null_mut(), file.as_raw_fd());
+        let map = libc::mmap(start, pattern.len(), access, libc::MAP_SHARED, fd, 0);
+        assert_ne!(map, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+        std::ptr::copy_nonoverlapping(pattern.as_ptr(), map.cast(), pattern.len());
+        libc::_exit(0);
+    }
 }
 
 /// Names the request if the server does not refuse it.
