@@ -108,6 +108,7 @@ impl Attached<'_> {
             dry_run: false,
             yes: true,
             fingerprint: None,
+            owned: None,
         };
         let killer = move || async move {
             for id in ids {

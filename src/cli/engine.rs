@@ -19,12 +19,12 @@ use crate::plan::{
     Action, Desired, Intent, ObservedState, Plan, PlanError, PlanOptions, Step, VolumeProblem, plan,
 };
 use crate::reconcile::{
-    BootParts, ExecuteOptions, Host, HostError, Outcome, RealHost, StepState, execute,
+    BootParts, ExecuteOptions, Host, HostError, Outcome, RealHost, StepState, execute, is_one_off,
     known_images, observe,
 };
 use crate::spec::{Image, ImageSource, Millis, Name, Origins, Project, PullPolicy, ResourceId};
 use crate::store::{Holder, Lease, Store};
-use crate::supervisor;
+use crate::supervisor::{self, Owner};
 
 use super::args::{Global, Machine};
 use super::error::{CliError, Exit};
@@ -50,6 +50,8 @@ pub(crate) struct Request<'a> {
     pub(crate) yes: bool,
     /// Makes the fingerprint of a complete run, where it can have one.
     pub(crate) fingerprint: Option<&'a Fingerprinter<'a>>,
+    /// A sandbox that lives no longer than [`Done::owner`].
+    pub(crate) owned: Option<Name>,
 }
 
 /// See [`super::fingerprint::make`].
@@ -62,6 +64,8 @@ pub(crate) struct Done {
     /// Sandboxes that were started.
     pub(crate) started: BTreeSet<Name>,
     pub(crate) interrupted: bool,
+    /// Of [`Request::owned`], where it was started.
+    pub(crate) owner: Option<Owner>,
 }
 
 /// A store that is shared with the image cache.
@@ -120,7 +124,7 @@ pub(crate) fn look(
 ) -> Result<Look, CliError> {
     let home = project::home()?;
     let store = Store::open_read_only(&home)?.map(|store| Arc::new(Mutex::new(store)));
-    let (observed, unfinished) = match &store {
+    let (mut observed, unfinished) = match &store {
         Some(store) => {
             let store = lock(store);
             let open = store.open_journal(loaded.project.name.as_str())?;
@@ -128,6 +132,7 @@ pub(crate) fn look(
         }
         None => (ObservedState::default(), false),
     };
+    hide_one_offs(&mut observed, (options.intent, &loaded.project));
     let cache = store.map(|store| ImageCache::new(home.clone(), store as _));
     let plan = make_plan(ui, loaded, selected, options, &observed, cache.as_ref(), locked)?;
     Ok(Look { home, plan, unfinished })
@@ -295,8 +300,10 @@ async fn change(
         &loaded.project,
         loaded.files.clone(),
     );
+    let host = host.owning(request.owned.clone());
     host.recover(project).await?;
-    let observed = host.observe(&loaded.project).await?;
+    let mut observed = host.observe(&loaded.project).await?;
+    hide_one_offs(&mut observed, (request.options.intent, &loaded.project));
     let plan = make_plan(
         ui,
         loaded,
@@ -321,7 +328,9 @@ async fn change(
     };
     finish(&host, request, &outcome, &home, &store)?;
     drop(lease);
-    Ok(report(ui, &home, &store, (&plan, &loaded.origins), outcome, begun.elapsed()))
+    let done = report(ui, &home, &store, (&plan, &loaded.origins), outcome, begun.elapsed());
+    let owner = request.owned.as_ref().and_then(|name| host.take_owner(name));
+    Ok(Done { owner, ..done })
 }
 
 fn take_lease(ui: &Ui, request: &Request<'_>, store: &Store) -> Result<Lease, CliError> {
@@ -343,6 +352,16 @@ fn take_lease(ui: &Ui, request: &Request<'_>, store: &Store) -> Result<Lease, Cl
         ui.say(&format!("waiting for {who}, which is changing the project"));
     };
     Ok(Lease::acquire(store, project, &holder, timeout, waiting)?)
+}
+
+/// The sandboxes of `msb run` are nobody's business but its own, and of who removes everything.
+fn hide_one_offs(observed: &mut ObservedState, request: (Intent, &Project)) {
+    let (intent, project) = request;
+    if !matches!(intent, Intent::Down { .. }) {
+        observed.sandboxes.retain(|name, sandbox| {
+            project.sandboxes.contains_key(name) || !is_one_off(&sandbox.spec_json)
+        });
+    }
 }
 
 fn say_withheld(ui: &Ui, plan: &Plan) {
@@ -444,7 +463,7 @@ fn report(
             last_words::say(ui, home, store, &plan.project, name);
         }
     }
-    Done { exit, started, interrupted: outcome.interrupted }
+    Done { exit, started, interrupted: outcome.interrupted, owner: None }
 }
 
 fn exit_of(step: &Step, error: &HostError) -> Exit {

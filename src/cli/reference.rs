@@ -19,10 +19,10 @@ const EXIT_CODES: &str = "\
 | 6 | another command is changing the project |
 | 7 | a confirmation is needed and nobody can be asked |
 | 64 | the command line makes no sense |
-| 124 | `exec`, `shell`: the command took longer than `--timeout` and was killed |
+| 124 | `exec`, `shell`, `run`: the command took longer than `--timeout` and was killed |
 | 125 | a part that runs microVMs is missing |
-| 126, 127 | `exec`, `shell`: the command cannot be executed, or does not exist |
-| *n* | `exec`, `shell`, `attach`, `wait`: the code of the command in the guest, 128 + *n* for signal *n* |
+| 126, 127 | `exec`, `shell`, `run`: the command cannot be executed, or does not exist |
+| *n* | `exec`, `shell`, `run`, `attach`, `wait`: the code of the command in the guest, 128 + *n* for signal *n* |
 | 130 | interrupted |
 | 141 | whoever read the output went away |
 ";

@@ -180,6 +180,12 @@ impl Sandbox {
         self.wait().await
     }
 
+    /// Lets the commands that run in it come to their ends, lets no more begin, then stops it in
+    /// order; see [`Sandbox::wait`] for its end. Fine when it has ended.
+    pub async fn drain(&self) -> Result<(), Error> {
+        begun(control(&self.client.home, &self.id).drain().await)
+    }
+
     /// Kills it, and waits for its end. Its disk keeps what was synced. Fine when it has ended.
     pub async fn kill(&self) -> Result<(), Error> {
         begun(control(&self.client.home, &self.id).kill().await)?;

@@ -27,6 +27,7 @@ use crate::supervisor::{self, Owner};
 
 use super::journal::{self, Entry};
 use super::observe::observe;
+use super::one_off::is_one_off;
 use super::{Host, HostError, ProgressHandle, StepOutput, crash_point};
 
 mod patches;
@@ -246,6 +247,12 @@ impl Host for RealHost {
         }
         if !open.is_empty() {
             self.write(|w| w.clear_journal(project.as_str()))?;
+        }
+        // Whoever was to remove them has been killed.
+        let rows = super::rows(&self.lock(), project.as_str()).map_err(HostError::failed)?;
+        for row in rows.iter().filter(|row| !row.status.is_live() && is_one_off(&row.spec_json)) {
+            let name = Name::new(row.name.as_str()).map_err(HostError::failed)?;
+            self.remove(&name, &row.id)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ mod host_trait;
 mod journal;
 mod known;
 mod observe;
+mod one_off;
 #[cfg(test)]
 mod properties;
 mod pull;
@@ -28,6 +29,7 @@ pub use host::{BootParts, RealHost};
 pub use host_trait::{Host, HostError, Progress, ProgressHandle, StepOutput};
 pub use known::known_images;
 pub use observe::{ObserveError, observe, rows};
+pub use one_off::{ONE_OFF, is_one_off};
 pub use report::{Event, Reporter, Silent};
 pub use volumes::{
     FileError as VolumeFileError, NewVolume, VolumeError, VolumeInfo, VolumeUser, create_volume,

@@ -18,9 +18,13 @@ pub(super) fn decide(
     match (request, phase) {
         (ControlRequest::Status | ControlRequest::Watch | ControlRequest::Jail, _) => Ok(()),
         (_, Phase::Ended) => Err(DeniedReason::Stopping),
-        (ControlRequest::Stop { .. } | ControlRequest::Kill | ControlRequest::Update(_), _) => {
-            Ok(())
-        }
+        (
+            ControlRequest::Stop { .. }
+            | ControlRequest::Drain
+            | ControlRequest::Kill
+            | ControlRequest::Update(_),
+            _,
+        ) => Ok(()),
         (ControlRequest::Signal(number), _) if !(1..=64).contains(number) => {
             Err(DeniedReason::Invalid(format!("{number} is no signal")))
         }

@@ -95,6 +95,8 @@ pub(super) struct Run {
     health_task: Option<AbortHandle>,
     hook_task: Option<AbortHandle>,
     sessions: Arc<Semaphore>,
+    /// It is to be stopped once its exec sessions have ended.
+    draining: bool,
     deadline: Option<Instant>,
     place: Place,
     began: Instant,
@@ -140,6 +142,7 @@ impl Run {
             health_task: None,
             hook_task: None,
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
+            draining: false,
             deadline: None,
             place,
             began: Instant::now(),
@@ -156,7 +159,10 @@ impl Run {
             id: self.config.id.clone(),
             run_id: self.identity.run_id.clone(),
             at_ms: now_ms(),
-            status: self.state.status(),
+            status: match self.state.status() {
+                Status::Running if self.draining => Status::Draining,
+                status => status,
+            },
             health: self.health,
             started: self.state.started(),
             exit_code: self.state.exit_code(),
@@ -177,6 +183,10 @@ impl Run {
                 () = at(self.deadline) => {
                     self.deadline = None;
                     self.take(Input::TimeUp);
+                }
+                () = idle(&self.sessions), if self.draining && !self.state.asked() => {
+                    let grace = self.config.spec.stop_grace_period.duration();
+                    self.take(Input::Stop(grace));
                 }
                 () = at(expiry) => {
                     let grace = self.config.spec.stop_grace_period.duration();
@@ -317,6 +327,9 @@ impl Run {
     fn decide(&mut self, request: ControlRequest) -> Result<Granted, DeniedReason> {
         let sessions = MAX_SESSIONS - self.sessions.available_permits();
         requests::decide(self.state.phase(), sessions, &request)?;
+        if self.draining && matches!(request, ControlRequest::Exec(_)) {
+            return Err(DeniedReason::Stopping);
+        }
         match request {
             ControlRequest::Status | ControlRequest::Watch => {}
             ControlRequest::Metrics => {
@@ -327,6 +340,10 @@ impl Run {
             ControlRequest::Stop { grace_ms } => {
                 let grace = grace_ms.map_or(self.config.spec.stop_grace_period, Millis::from_ms);
                 self.take(Input::Stop(grace.duration()));
+            }
+            ControlRequest::Drain => {
+                self.draining = true;
+                self.publish();
             }
             ControlRequest::Signal(number) => {
                 let sent = self.signals.as_ref().map(|signals| signals.try_send(number));
@@ -395,4 +412,10 @@ pub(super) async fn at(time: Option<Instant>) {
 
 fn deadline(time: Duration) -> Option<Instant> {
     Instant::now().checked_add(time)
+}
+
+/// Returns when no exec session is open.
+async fn idle(sessions: &Semaphore) {
+    let all = u32::try_from(MAX_SESSIONS).unwrap_or(u32::MAX);
+    let _ = sessions.acquire_many(all).await;
 }

@@ -245,7 +245,9 @@ impl Runs {
     ) -> (Result<Granted, DeniedReason>, bool) {
         match request {
             ControlRequest::Status | ControlRequest::Watch => (Ok(Granted::Done), false),
-            ControlRequest::Stop { .. } | ControlRequest::Kill => (Ok(Granted::Done), true),
+            ControlRequest::Stop { .. } | ControlRequest::Drain | ControlRequest::Kill => {
+                (Ok(Granted::Done), true)
+            }
             ControlRequest::Update(spec) => {
                 process::set_log_level(spec.log_level);
                 self.config.spec = *spec;

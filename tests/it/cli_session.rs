@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::environment::Environment;
+use rustix::process::Signal;
+
+use crate::environment::{Environment, supervisor_process, wait_for_end};
 use crate::terminal::{Group, Terminal};
 
 /// One sandbox with this workload, running.
@@ -125,4 +127,57 @@ fn kill_ends_at_once_what_runs() {
     assert_eq!(env.statuses(), ["db stopped"]);
     env.msb("kill").expect(0).ends_with("nothing runs");
     env.msb("kill db").expect(1);
+}
+
+const MODEL: &str = r#"
+name = "p"
+[defaults]
+image = "./image"
+[sandbox.db]
+cmd = ["sleep", "100000"]
+[sandbox.app]
+cmd = ["sh", "-c", "echo default; exit 6"]
+env = { A = "b" }
+depends_on = ["db"]
+"#;
+
+#[test]
+fn run_has_a_sandbox_of_its_own_that_is_removed() {
+    let env = Environment::new();
+    env.write("Sandboxfile", MODEL);
+    let args = ["run", "--no-deps", "-e", "C=d", "app", "sh", "-c", "cat; echo $A $C; exit 7"];
+    assert_eq!(env.run(env.command().args(args)).expect(7).stdout, "b d\n");
+    assert_eq!(env.statuses(), [""; 0], "nothing is left, and what it depends on is as it was");
+    assert_eq!(env.msb("run app").expect(6).stdout, "default\n");
+    assert_eq!(env.statuses(), ["db running"]);
+    env.msb("run app no-such-program").expect(127);
+    let args = ["run", "--entrypoint", "echo", "app", "x", "-y"];
+    assert_eq!(env.run(env.command().args(args)).expect(0).stdout, "x -y\n");
+    env.msb("run -d app true").expect(64);
+    env.msb("run nothing").expect(64);
+    assert_eq!(env.statuses(), ["db running"]);
+    assert_eq!(env.leftovers(), [""; 0]);
+}
+
+#[test]
+fn what_a_killed_run_leaves_is_removed() {
+    let env = Environment::new();
+    env.write("Sandboxfile", MODEL);
+    let mut run = Terminal::run(
+        env.command().args(["run", "app", "sh", "-c", "echo $((6 * 7)); cat"]),
+        24,
+        80,
+    );
+    run.shows("42");
+    let rows = env.rows();
+    let name = &rows.iter().find(|row| row.name.starts_with("app-run-")).unwrap().name;
+    // Nobody else takes it for its own.
+    let up = env.msb("up -d db").expect(0);
+    assert!(!up.stderr.contains("declared"), "{}", up.stderr);
+    let supervisor = supervisor_process(&env, name);
+    run.kill(Signal::KILL);
+    wait_for_end(&supervisor);
+    assert_eq!(env.statuses().len(), 2);
+    env.msb("stop db").expect(0);
+    assert_eq!(env.statuses(), ["db stopped"]);
 }

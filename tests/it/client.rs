@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use msb::client::{Client, Error, ExecConfig, ExecError, Mount, Patch, SandboxConfig};
+use msb::client::{Client, Error, ExecConfig, ExecError, Mount, Patch, SandboxConfig, Stdin};
 use msb::home::Home;
 use msb::runtime::DriverChoice;
 use msb::spec::{Project, Status};
@@ -210,4 +210,25 @@ async fn several_may_be_made_at_a_time() {
         let output = within(sandbox.unwrap().exec("hostname", [""; 0])).await;
         assert!(output.unwrap().success());
     }
+}
+
+#[tokio::test]
+async fn a_drained_sandbox_lets_its_commands_finish_and_takes_no_more() {
+    let (env, client) = place();
+    let sandbox = within(client.create(env.config("a").cmd(["sleep", "1000"]))).await.unwrap();
+    let config = ExecConfig::new("sh").args(["-c", "read word; echo got $word"]).stdin(Stdin::Pipe);
+    let mut handle = within(sandbox.exec_stream(config)).await.unwrap();
+    let sink = handle.take_stdin().unwrap();
+    within(sandbox.drain()).await.unwrap();
+    within(sandbox.drain()).await.unwrap();
+    let refused = within(sandbox.exec("true", [""; 0])).await;
+    assert!(matches!(refused, Err(Error::Exec(ExecError::Control(_)))), "{refused:?}");
+    sink.write(b"it\n").await.unwrap();
+    assert_eq!(within(handle.collect()).await.unwrap().stdout(), "got it\n");
+    drop(handle);
+    let ended = within(sandbox.wait()).await.unwrap();
+    assert_eq!((ended.status, ended.code), (Status::Stopped, Some(143)));
+    let idle = within(client.create(env.config("b"))).await.unwrap();
+    within(idle.drain()).await.unwrap();
+    assert!(within(idle.wait()).await.unwrap().success());
 }

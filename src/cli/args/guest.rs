@@ -13,7 +13,7 @@ use crate::spec::Millis;
 
 use super::duration;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct InGuest {
     /// Return once the command runs, and leave it running; what it writes is dropped
     #[arg(short, long, conflicts_with_all = ["tty", "timeout"])]

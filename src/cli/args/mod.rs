@@ -21,7 +21,7 @@ pub(crate) use images::{Images, ImagesRm, Inspect, Load, Prune, Pull, Save, Upda
 pub(crate) use lifecycle::{
     Down, Ls, Machine, Names, Plan, Ps, Restart, Rm, Select, Selection, Start, Stop, Up,
 };
-pub(crate) use session::{Attach, Exec, Kill, Logs, Shell};
+pub(crate) use session::{Attach, Exec, Kill, Logs, Run, Shell};
 pub(crate) use volumes::{VolumeCreate, VolumeNames, VolumePrune, VolumeResize, Volumes};
 pub(crate) use watching::{Events, Filter, Graph, GraphFormat, Stats, Until, Wait};
 
@@ -107,6 +107,8 @@ pub(crate) enum Command {
     Shell(Shell),
     /// Copy files and trees into a running sandbox, or out of one
     Cp(Cp),
+    /// Run a command in a new sandbox like one of the project's, and remove it afterwards
+    Run(Run),
     /// Start sandboxes that exist
     Start(Start),
     /// Stop sandboxes and keep their disks

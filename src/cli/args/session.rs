@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::spec::{Name, Signal};
+use crate::spec::{Millis, Name, Signal};
 
-use super::{Filter, Format, InGuest};
+use super::{Filter, Format, InGuest, Machine, duration};
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
@@ -63,6 +63,29 @@ pub(crate) struct Shell {
     pub(crate) command: Option<String>,
     #[command(flatten)]
     pub(crate) guest: InGuest,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Which sandbox it is like
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) name: Name,
+    /// The command, after the entrypoint if there is one; default the sandbox's own
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) argv: Vec<String>,
+    /// Run this instead of the entrypoint
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
+    /// Leave what it depends on as it is
+    #[arg(long)]
+    pub(crate) no_deps: bool,
+    #[command(flatten)]
+    pub(crate) guest: InGuest,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// How long to wait for another command that is changing the project
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
+    pub(crate) lock_timeout: Millis,
 }
 
 #[derive(Debug, Args)]

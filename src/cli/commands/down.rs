@@ -29,6 +29,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Down) -> Result<Exit, CliErro
         // Removal is what was asked for; volumes are another matter.
         yes: args.yes || !args.volumes,
         fingerprint: None,
+        owned: None,
     };
     match engine::run(ui, &request)? {
         None => {

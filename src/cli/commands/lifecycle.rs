@@ -74,6 +74,7 @@ fn run(ui: &Ui, global: &Global, args: &Names, wanted: Wanted) -> Result<Exit, C
         dry_run: false,
         yes: wanted.yes,
         fingerprint: None,
+        owned: None,
     };
     match engine::run(ui, &request)? {
         None => {

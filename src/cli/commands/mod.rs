@@ -20,6 +20,7 @@ mod ls;
 mod plan;
 mod ps;
 mod pull;
+mod run;
 mod schema;
 mod setup;
 mod stats;
@@ -56,6 +57,7 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Attach(args) => attach::run(ui, global, &args),
         Command::Exec(args) => exec::exec(ui, global, &args),
         Command::Shell(args) => exec::shell(ui, global, &args),
+        Command::Run(args) => run::run(ui, global, &args),
         Command::Kill(args) => kill::run(ui, global, &args),
         Command::Cp(args) => cp::run(ui, global, &args),
         Command::Logs(args) => logs::run(ui, global, &args),
@@ -94,6 +96,7 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Attach(_)
             | Command::Exec(_)
             | Command::Shell(_)
+            | Command::Run(_)
             | Command::Kill(_)
             | Command::Cp(_)
             | Command::Logs(_)

@@ -47,6 +47,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         dry_run: args.dry_run,
         yes: args.yes,
         fingerprint: Some(fingerprint),
+        owned: None,
     };
     let attached = !(args.detach || args.wait || args.dry_run);
     // An interrupt between the last step and the first log line is not lost.

@@ -131,6 +131,12 @@ impl ControlClient {
         self.ask(&ControlRequest::Stop { grace_ms }).await.map(drop)
     }
 
+    /// Has the sandbox stopped in order once its exec sessions have ended, of which no more begin;
+    /// returns when that has begun.
+    pub async fn drain(&self) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::Drain).await.map(drop)
+    }
+
     /// Sends a signal (1 to 64) to the workload's process group; returns when it is on its way.
     pub async fn signal(&self, number: i32) -> Result<(), ControlError> {
         self.ask(&ControlRequest::Signal(number)).await.map(drop)

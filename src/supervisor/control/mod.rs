@@ -7,6 +7,7 @@
 //! Status   → StatusEvent
 //! Watch    → StatusEvent, then one more for every change, until the run ends
 //! Stop     → Accepted, or Denied
+//! Drain    → Accepted, or Denied
 //! Signal   → Accepted, or Denied
 //! Kill     → Accepted, or Denied
 //! Update   → Accepted, or Denied
