@@ -13,7 +13,7 @@ pub(super) const MAX_NAME: usize = 255;
 pub(super) const MAX_XATTR_NAME: usize = 255;
 /// Values of extended attributes, and lists of their names, in bytes.
 pub(super) const MAX_XATTR: usize = 64 << 10;
-/// Files and directories that a guest has looked up and not forgotten. Each takes some two hundred
+/// Files and directories that a guest has looked up and not forgotten. Each takes some three hundred
 /// bytes here; a guest takes a kilobyte of its own memory for each.
 pub(super) const MAX_NODES: usize = 1 << 20;
 /// Descriptors that are held for them; the others are found again by their names.

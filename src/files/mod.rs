@@ -25,8 +25,9 @@
 //! `rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=131072`: the
 //! guest's kernel judges permissions, by the owners that it is told.
 //!
-//! - **Names and attributes are believed for one second**, those of disks not at all. Contents that a
-//!   guest has in its cache are used again when neither time nor size has changed.
+//! - **Names, and that there are none, and attributes are believed for one second**, the attributes of
+//!   disks not at all. Contents that a guest has in its cache are used again when neither time nor
+//!   size has changed.
 //! - **Numbers of inodes** are those of the host, so that tools recognise files.
 //! - **Mounts** below a shared directory are shared, as they are when the server is started.
 //! - **A single file** is shared as it is when the server is started: an editor that saves by

@@ -232,7 +232,10 @@ impl Client {
     }
 
     pub(super) fn lookup(&mut self, dir: u64, name: impl AsRef<[u8]>) -> Result<Attr, i32> {
-        self.entry(LOOKUP, dir, &Body::default().name(name).0)
+        let answer = self.call(LOOKUP, dir, &Body::default().name(name).0)?;
+        // That it is not there is told like something that is, for a kernel to remember it.
+        let absent = u64_at(&answer, 0) == 0;
+        if absent { Err(libc::ENOENT) } else { Ok(Attr::of_entry(&answer)) }
     }
 
     pub(super) fn share(&mut self, number: usize) -> u64 {

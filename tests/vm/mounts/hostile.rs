@@ -175,7 +175,11 @@ fn mapper() {
 
 /// Names the request if the server does not refuse it.
 fn refused(server: &mut Connection, what: &str, operation: u32, node: u64, body: &[u8]) {
-    if let Ok(answer) = server.ask(operation, node, body) {
+    // Node 0 is how a kernel is told that there is nothing.
+    let nothing = |answer: &[u8]| operation == LOOKUP && answer.starts_with(&[0; 8]);
+    if let Ok(answer) = server.ask(operation, node, body)
+        && !nothing(&answer)
+    {
         println!("{SAID} {what}: {operation} of {node} with {body:?} gives {answer:?}");
     }
 }
