@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::handle::{begun, control, spec, wait};
 use super::{
-    Client, Error, ExecConfig, ExecHandle, ExecOutput, SandboxConfig, SandboxFs, SandboxHandle,
-    exec,
+    Client, Error, ExecConfig, ExecHandle, ExecOutput, Metrics, SandboxConfig, SandboxFs,
+    SandboxHandle, exec,
 };
 use crate::spec::{Name, SandboxSpec, Status};
 use crate::store::SandboxRow;
@@ -190,6 +190,11 @@ impl Sandbox {
     pub async fn kill(&self) -> Result<(), Error> {
         begun(control(&self.client.home, &self.id).kill().await)?;
         self.wait().await.map(drop)
+    }
+
+    /// What it uses, measured over a quarter of a second.
+    pub async fn metrics(&self) -> Result<Metrics, Error> {
+        Ok(super::metrics(&self.client.home, &self.id).await?)
     }
 
     /// Waits for its end, whoever owns it.
