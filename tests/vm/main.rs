@@ -10,6 +10,7 @@
 mod cli;
 #[path = "../it/environment.rs"]
 mod environment;
+mod files;
 mod guest;
 mod jail;
 mod lifetime;

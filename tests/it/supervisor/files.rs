@@ -523,3 +523,56 @@ async fn endless_items_take_no_memory() {
     assert!(peak < 100, "{peak} MiB");
     assert!(files.up.peak_mib() < 100, "{} MiB", files.up.peak_mib());
 }
+
+/// Prints figures, against `cp`, a socket and the output of a command in the same run.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn figures() {
+    const SIZE: u64 = 100 << 20;
+    let files = files().await;
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let at = |name: &str| memory.path().join(name);
+    fs::write(at("large"), vec![1; usize::try_from(SIZE).unwrap()]).unwrap();
+    let rate = |what: &str, started: std::time::Instant| {
+        let seconds = started.elapsed().as_secs_f64();
+        let mib = SIZE as f64 / f64::from(1 << 20) / seconds;
+        eprintln!("{what}: {seconds:.3} s, {mib:.0} MiB/s");
+    };
+    let started = std::time::Instant::now();
+    fs::copy(at("large"), at("plain")).unwrap();
+    rate("cp", started);
+    let started = std::time::Instant::now();
+    let (mut ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while io::Read::read(&mut theirs, &mut buffer).unwrap() > 0 {}
+    });
+    let block = vec![0; 32 << 10];
+    for _ in 0..SIZE / block.len() as u64 {
+        ours.write_all(&block).unwrap();
+    }
+    drop(ours);
+    reading.join().unwrap();
+    rate("a socket pair", started);
+    let started = std::time::Instant::now();
+    files.up.run("exec head -c 104857600 /dev/zero").await;
+    rate("the output of a command", started);
+    for _ in 0..3 {
+        let started = std::time::Instant::now();
+        files.fs.copy_from_host(at("large"), at("in")).await.unwrap();
+        rate("into the sandbox", started);
+        let started = std::time::Instant::now();
+        files.fs.copy_to_host(at("in"), at("out")).await.unwrap();
+        rate("out of the sandbox", started);
+    }
+    fs::create_dir(at("many")).unwrap();
+    for file in 0..10_000 {
+        fs::write(at("many").join(file.to_string()), "small").unwrap();
+    }
+    let started = std::time::Instant::now();
+    files.fs.copy_from_host(at("many"), at("many-in")).await.unwrap();
+    eprintln!("10,000 files in: {:?}", started.elapsed());
+    let started = std::time::Instant::now();
+    files.fs.copy_to_host(at("many-in"), at("many-out")).await.unwrap();
+    eprintln!("10,000 files out: {:?}", started.elapsed());
+}
