@@ -98,7 +98,11 @@ impl Reporter for Drawing<'_> {
             Event::StepStarted { step } => self.started(step),
             Event::Progress { step, progress } => self.progress(step, &progress),
             Event::StepDone { step, .. } => {
-                self.ended(step, done(&step.action), "", Tone::Good);
+                let more = match step.action {
+                    Action::GrowVolume { .. } => ", from its next mount on",
+                    _ => "",
+                };
+                self.ended(step, done(&step.action), more, Tone::Good);
             }
             Event::StepFailed { step, error } => {
                 let first = error.to_string();
