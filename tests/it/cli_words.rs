@@ -126,11 +126,11 @@ fn an_image_that_is_not_there_says_what_a_path_is() {
 #[test]
 fn what_is_not_carried_out_is_planned() {
     let env = Environment::new();
-    env.write("Sandboxfile", "name = \"p\"\n[sandbox.web]\nimage = \"./web.qcow2\"\n");
+    env.write("Sandboxfile", "name = \"p\"\n[sandbox.web]\nimage = \"./web\"\nports = [\"1:1\"]\n");
     env.msb("plan --detailed-exitcode").expect(2);
     let ran = env.msb("up -d").expect(3);
-    assert!(ran.stderr.contains("`image = { disk = … }` of the sandbox `web`"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("[Sandboxfile:3:1]"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("`ports` of the sandbox `web`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("[Sandboxfile:4:1]"), "{}", ran.stderr);
 }
 
 #[test]

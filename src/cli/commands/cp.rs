@@ -200,8 +200,10 @@ mod tests {
         assert_eq!(side("web:/etc"), guest("/etc"));
         assert_eq!(side("web:a:b"), guest("a:b"));
         assert_eq!(side("web:"), guest("/"));
+        let included = Side::Guest(Name::new("infra/db").unwrap(), "c".into());
+        assert_eq!(side("infra/db:c"), included);
         assert_eq!(side("-"), Side::Stream);
-        for path in ["web", "./web:/etc", "/web:/etc", "no name:/etc", "a/b:c", ":x"] {
+        for path in ["web", "./web:/etc", "/web:/etc", "no name:/etc", "./a/b:c", ":x"] {
             assert_eq!(side(path), Side::Host(path.into()));
         }
     }
