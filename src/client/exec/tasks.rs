@@ -37,6 +37,8 @@ pub(super) async fn read(
         let last = matches!(told, Err(_) | Ok(ExecEvent::Exited(_)));
         if last {
             drop(reader);
+            // Nothing more is on its way to the command, and who sends something hears it.
+            cut.cancel();
             let _ = events.send(told).await;
             return;
         }
@@ -112,8 +114,9 @@ pub(super) async fn write(
         }
     };
     tokio::select! {
-        () = work => {}
+        biased;
         () = cut.cancelled() => {}
+        () = work => {}
     }
     // Dropped, a half of a connection is shut down, which the supervisor would take for the end
     // of the session: it lasts until the reader has its last event.

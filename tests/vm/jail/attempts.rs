@@ -112,7 +112,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     easy("list the state directory", |t| list(&t.state)),
     hard("list /root", |_| list("/root")),
     hard("list /home", |_| list("/home")),
-    easy("list /proc", |_| list("/proc")),
+    easy("list the processes", |_| list_processes()),
     hard("read the environment of process 1", |_| read("/proc/1/environ")),
     easy("read the environment of its parent", |t| read(format!("/proc/{}/environ", t.parent))),
     hard("read the memory of its parent", |t| read(format!("/proc/{}/mem", t.parent))),
@@ -279,6 +279,16 @@ fn make(path: &str) -> io::Result<()> {
 
 fn list(path: impl AsRef<Path>) -> io::Result<()> {
     fs::read_dir(path)?.next().transpose().map(drop)
+}
+
+/// A file server has a `/proc` with its own descriptors in it, and nothing else.
+fn list_processes() -> io::Result<()> {
+    for entry in fs::read_dir("/proc")? {
+        if entry?.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            return Ok(());
+        }
+    }
+    Err(ErrorKind::NotFound.into())
 }
 
 /// The first success, or the last failure.
