@@ -120,6 +120,8 @@ fn a_projects_volume_outlives_replace_and_down() {
     // Nobody mounts the other one.
     assert_eq!(volumes(&env), ["shop/data"]);
     let disk = path(&env, "shop/data");
+    let ran = env.msb("volume rm data").expect(1);
+    assert!(ran.stderr.contains("hint: there is `shop/data`"), "{}", ran.stderr);
     let inode = fs::metadata(&disk).unwrap().ino();
     check_disk(&disk);
     let shown = json(env.msb("inspect db"))["sandboxes"][0]["mounts"].clone();
@@ -136,8 +138,8 @@ fn a_projects_volume_outlives_replace_and_down() {
 
     env.msb("down").expect(0);
     let table = env.msb("volume ls").expect(0).stdout;
-    let words: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().take(4).collect();
-    assert_eq!(words, ["shop", "data", "disk", "64MiB"]);
+    let words: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().take(5).collect();
+    assert_eq!(words, ["shop", "data", "disk", "64", "MiB"]);
     let asked = env.msb("down -v").expect(7);
     assert!(asked.stderr.contains("volume data goes, with all that it holds"), "{}", asked.stderr);
     env.msb("down -v -y").expect(0).ends_with("1 volume removed");

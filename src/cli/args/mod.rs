@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::runtime::{DriverChoice, InvalidDriver};
-use crate::spec::{ByteSize, Millis, Name};
+use crate::spec::{Millis, Name};
 
 pub(crate) use cp::Cp;
 pub(crate) use guest::InGuest;
@@ -208,12 +208,17 @@ fn grace(text: &str) -> Result<Millis, String> {
     }
 }
 
-/// A size with a unit, for messages.
+/// A size for people: in the largest unit that it fills, with one decimal unless it is whole.
 pub(crate) fn size(bytes: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    match bytes {
-        0..MIB => ByteSize::from_bytes(bytes).to_string(),
-        _ => format!("{}.{} MiB", bytes / MIB, bytes % MIB * 10 / MIB),
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let power = bytes.checked_ilog2().unwrap_or(0) / 10;
+    let (unit, name) = (1u64 << (10 * power), UNITS[power as usize]);
+    let (whole, rest) = (bytes / unit, bytes % unit);
+    if rest == 0 {
+        format!("{whole} {name}")
+    } else {
+        // Two steps, because ten times the rest of an EiB does not fit.
+        format!("{whole}.{} {name}", rest / (unit / 1024) * 10 / 1024)
     }
 }
 
@@ -222,6 +227,23 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn sizes_are_for_people() {
+        let all = [0, 1, 1023, 1024, 1536, 141_718, 64 << 20, 111_039_000, u64::MAX].map(size);
+        let expected = [
+            "0 B",
+            "1 B",
+            "1023 B",
+            "1 KiB",
+            "1.5 KiB",
+            "138.3 KiB",
+            "64 MiB",
+            "105.8 MiB",
+            "15.9 EiB",
+        ];
+        assert_eq!(all, expected);
+    }
 
     #[test]
     fn definitions_are_consistent() {

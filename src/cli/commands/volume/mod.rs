@@ -13,7 +13,6 @@ use crate::cli::ui::Ui;
 use crate::reconcile::{
     NewVolume, VolumeError, VolumeInfo, create_volume, grow_volume, list_volumes,
 };
-use crate::spec::ByteSize;
 use crate::store::Store;
 
 pub(crate) fn run(ui: &Ui, global: &Global, command: Volumes) -> Result<Exit, CliError> {
@@ -83,12 +82,20 @@ fn find<'a>(
         None => name.to_owned(),
     };
     let found = all.iter().find(|info| info.row.title() == wanted || info.row.title() == name);
-    found.ok_or_else(|| VolumeError::Unknown(wanted).into())
+    found.ok_or_else(|| {
+        let error = CliError::from(VolumeError::Unknown(wanted));
+        let namesakes = all.iter().map(|info| info.row.title());
+        let namesakes = namesakes.filter(|title| title.ends_with(&format!("/{name}")));
+        match namesakes.map(|title| format!("`{title}`")).collect::<Vec<_>>() {
+            none if none.is_empty() => error,
+            some => error.hint(format!("there is {}", some.join(", "))),
+        }
+    })
 }
 
 /// The size of a volume in words.
 fn limit(info: &VolumeInfo) -> String {
-    info.row.quota_bytes.map_or_else(|| "-".to_owned(), |n| ByteSize::from_bytes(n).to_string())
+    info.row.quota_bytes.map_or_else(|| "-".to_owned(), size)
 }
 
 /// What a volume takes on the disk, in words.
