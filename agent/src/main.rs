@@ -23,6 +23,7 @@ mod metrics;
 mod port;
 mod probe;
 mod reaper;
+mod scripts;
 mod serve;
 mod stop;
 mod users;

@@ -1,14 +1,16 @@
 //! The connection to the host: streams in, one task each.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use msb_protocol::mux::{self, MuxStream};
 use msb_protocol::{
-    BootConfig, BootFailed, ControlInput, ControlOutput, ExecFailure, ExecOutput, FsRequest,
-    ProbeOutput, ProbeRequest, Request, agent_handshake, read_frame, write_message,
+    BootConfig, BootFailed, ControlInput, ControlOutput, ExecFailure, ExecOutput, FsFailure,
+    FsReply, FsRequest, ProbeOutput, ProbeRequest, Request, agent_handshake, read_frame,
+    write_message,
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
@@ -17,6 +19,7 @@ use tokio::task::LocalSet;
 use crate::boot;
 use crate::port::Port;
 use crate::reaper::Reaper;
+use crate::scripts::Scripts;
 use crate::{exec, fs, metrics, probe, stop};
 
 /// Where the agent runs.
@@ -34,6 +37,7 @@ pub(crate) struct Agent {
     pub(crate) reaper: Reaper,
     /// What boot did that shutdown undoes.
     pub(crate) booted: RefCell<Option<boot::Booted>>,
+    pub(crate) scripts: RefCell<Scripts>,
     phase: Cell<Phase>,
     has_control: Cell<bool>,
     /// Exec sessions and requests on files that run.
@@ -62,6 +66,7 @@ async fn serve(port: OwnedFd, place: Place) -> io::Result<()> {
         place,
         reaper,
         booted: RefCell::new(None),
+        scripts: RefCell::new(Scripts::new(place)),
         phase: Cell::new(Phase::Waiting),
         has_control: Cell::new(false),
         sessions: Cell::new(0),
@@ -120,6 +125,7 @@ impl Agent {
                 let _ = writer.shutdown().await;
             }
             Ok(Request::Fs(request)) => self.fs(request, reader, writer).await,
+            Ok(Request::Scripts(scripts)) => self.replace_scripts(&scripts, writer).await,
             Ok(Request::Control) | Err(_) => {}
         }
     }
@@ -156,8 +162,29 @@ impl Agent {
             let booted = boot::set_up(config)?;
             *self.booted.borrow_mut() = booted;
         }
+        self.scripts.borrow_mut().set(&config.scripts).map_err(|error| BootFailed {
+            stage: "write the scripts".to_owned(),
+            message: error.to_string(),
+        })?;
         self.phase.set(Phase::Ready);
         Ok(boot::uptime_us())
+    }
+
+    async fn replace_scripts(
+        &self,
+        scripts: &BTreeMap<String, String>,
+        mut writer: WriteHalf<MuxStream>,
+    ) {
+        if let Some(refusal) = self.refusal() {
+            return fs::refuse(writer, refusal).await;
+        }
+        let written = self.scripts.borrow_mut().set(scripts);
+        let reply = match written {
+            Ok(()) => FsReply::Done,
+            Err(error) => FsReply::Failed(FsFailure::new(b"", &error)),
+        };
+        let _ = write_message(&mut writer, &reply).await;
+        let _ = writer.shutdown().await;
     }
 
     async fn probe(&self, request: &ProbeRequest, mut writer: WriteHalf<MuxStream>) {
@@ -181,7 +208,8 @@ impl Agent {
             let _ = writer.shutdown().await;
             return;
         }
-        self.session(exec::serve(&self.reaper, request, reader, writer)).await;
+        let scripts = self.scripts.borrow().dir().map(str::to_owned);
+        self.session(exec::serve(&self.reaper, request, scripts, reader, writer)).await;
     }
 
     async fn fs(

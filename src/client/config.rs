@@ -4,7 +4,7 @@ use super::{Error, Mount, NetworkPolicy, Patch};
 use crate::manifest;
 use crate::spec::{
     ByteSize, GuestPath, Image, ImageSource, LogLevel, Millis, Name, Origins, Project, PullPolicy,
-    SandboxSpec, Signal, User,
+    SandboxSpec, Signal, User, check_scripts,
 };
 
 /// A sandbox as a program declares it. What is wrong with a field is told when it is created.
@@ -140,7 +140,8 @@ impl SandboxConfig {
         self
     }
 
-    /// A named script, for [`super::Sandbox::run`].
+    /// A named script, for [`super::Sandbox::run`]: an executable file on `PATH` of every command.
+    /// One without a `#!` line is for [`SandboxConfig::shell`].
     #[must_use]
     pub fn script(mut self, name: impl Into<String>, content: impl Into<String>) -> Self {
         self.spec.scripts.insert(name.into(), content.into());
@@ -221,6 +222,10 @@ impl SandboxConfig {
         let sandbox = self.name.clone();
         if let Some((field, reason)) = self.wrong {
             return Err(Error::Invalid { sandbox, field, reason });
+        }
+        if let Err(error) = check_scripts(&self.spec.scripts, &self.spec.shell_path()) {
+            let reason = error.to_string();
+            return Err(Error::Invalid { sandbox, field: "scripts", reason });
         }
         let name = Name::new(self.name).map_err(|error| Error::Invalid {
             sandbox,

@@ -46,12 +46,14 @@ pub enum Error {
     #[error("sandbox `{0}` does not run: start it first")]
     NotRunning(Name),
     /// It has no script of that name.
-    #[error("sandbox `{sandbox}` has no script `{script}`")]
+    #[error("sandbox `{sandbox}` has no script `{script}`: {}", listed(known))]
     NoScript {
         /// The sandbox.
         sandbox: Name,
         /// The script.
         script: String,
+        /// Those that it has, in the order of names.
+        known: Vec<String>,
     },
     /// What was stored of it cannot be read.
     #[error("the stored spec of sandbox `{name}` cannot be read")]
@@ -100,4 +102,8 @@ pub enum Error {
     /// The machine.
     #[error("the system refused")]
     System(#[from] io::Error),
+}
+
+fn listed(known: &[String]) -> String {
+    if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::change::store;
 use super::handle::{begun, control, spec, wait};
 use super::{
     Client, Error, ExecConfig, ExecHandle, ExecOutput, Metrics, SandboxConfig, SandboxFs,
@@ -167,6 +168,40 @@ impl Sandbox {
 
     fn shell_config(&self, script: &str) -> ExecConfig {
         ExecConfig::new(self.spec.shell_path()).args(["-c", script])
+    }
+
+    /// Runs one of its scripts to its end and collects what it writes. Fails with
+    /// [`Error::NoScript`] where it has none of that name.
+    pub async fn run(
+        &self,
+        script: &str,
+        args: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<ExecOutput, Error> {
+        Ok(self.run_stream(script, args).await?.collect().await?)
+    }
+
+    /// [`Sandbox::run`], as it happens.
+    pub async fn run_stream(
+        &self,
+        script: &str,
+        args: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<ExecHandle, Error> {
+        // As they are by now: an edit of scripts needs no new run.
+        let scripts = match store(&self.client)? {
+            Some(store) => store.sandbox_by_id(&self.id)?,
+            None => None,
+        };
+        let gone = || Error::NotFound(self.name.to_string());
+        let scripts = spec(&scripts.ok_or_else(gone)?)?.scripts;
+        if !scripts.contains_key(script) {
+            return Err(Error::NoScript {
+                sandbox: self.name.clone(),
+                script: script.to_owned(),
+                known: scripts.into_keys().collect(),
+            });
+        }
+        // Their directory is the first in `PATH`.
+        self.exec_stream(ExecConfig::new(script).args(args)).await
     }
 
     /// Begins to stop it in order; see [`Sandbox::wait`] for its end. Fine when it has ended.

@@ -375,3 +375,19 @@ mod properties {
         }
     }
 }
+
+#[test]
+fn scripts_that_do_not_fit_are_refused_at_their_line() {
+    let file = |lengths: [usize; 3]| {
+        let [a, b, c] = lengths.map(|length| "x".repeat(length));
+        format!(
+            "[sandbox.a]\nimage = \"x\"\nscripts.a = \"{a}\"\nscripts.c = \"{c}\"\nscripts.b = \"{b}\"\n"
+        )
+    };
+    let most = 512 << 10;
+    assert_eq!(Fake::default().messages(&[&file([most / 2, most / 4, 1])]), [""; 0]);
+    assert_eq!(
+        Fake::default().messages(&[&file([most / 2, most / 4, most / 4])]),
+        ["Sandboxfile:4:9: the scripts of a sandbox hold at most 512 KiB together"]
+    );
+}

@@ -50,7 +50,6 @@ fn keys(spec: &SandboxSpec) -> Vec<Found> {
     note(is_disk && !spec.patches.is_empty(), "patches", Some("[…] over a disk image"));
     note(!spec.ports.is_empty(), "ports", None);
     note(!spec.secrets.is_empty(), "secrets", None);
-    note(!spec.scripts.is_empty(), "scripts", None);
     note(!spec.watch.is_empty(), "watch", None);
     note(spec.replicas != 1, "replicas", Some("more than 1"));
     let start_first = spec.lifecycle.replace == ReplaceOrder::StartFirst;

@@ -16,6 +16,7 @@ mod path;
 mod probe;
 mod project;
 mod sandbox;
+mod script;
 mod secret;
 mod signal;
 mod status;
@@ -41,6 +42,7 @@ pub use sandbox::{
     DiskFormat, Image, ImageSource, LogLevel, PullPolicy, RegistrySpec, SandboxKind, SandboxSpec,
     User,
 };
+pub use script::{InvalidScript, check_script_name, check_scripts, script_file};
 pub use secret::{SecretFrom, SecretSpec, ViolationAction};
 pub use signal::{InvalidSignal, Signal};
 pub use status::{Health, Status};

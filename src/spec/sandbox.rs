@@ -50,7 +50,7 @@ pub struct SandboxSpec {
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Named scripts.
+    /// Named scripts: files on `PATH` of whatever runs in the guest; see [`super::script_file`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scripts: BTreeMap<String, String>,
     /// Mounts by guest path.

@@ -24,6 +24,7 @@ mod requests;
 mod restart;
 mod run;
 mod runs;
+mod scripts;
 mod session;
 mod settle;
 mod state;

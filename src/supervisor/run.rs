@@ -30,8 +30,8 @@ use super::logs::LogWriter;
 use super::metrics::HostSide;
 use super::requests::{self, MAX_SESSIONS};
 use super::restart::RunEnd;
-use super::state::{Effect, Hook, Input, StateDriver};
-use super::{LaunchConfig, hooks, session, workload};
+use super::state::{Effect, Hook, Input, Phase, StateDriver};
+use super::{LaunchConfig, hooks, scripts, session, workload};
 use crate::runtime::Vm;
 use crate::spec::{Health, Millis, SandboxSpec, Status};
 use crate::store::{RunIdentity, now_ms};
@@ -95,6 +95,8 @@ pub(super) struct Run {
     health_task: Option<AbortHandle>,
     hook_task: Option<AbortHandle>,
     sessions: Arc<Semaphore>,
+    /// The guest boots with other scripts than it is to have.
+    scripts_late: bool,
     /// It is to be stopped once its exec sessions have ended.
     draining: bool,
     deadline: Option<Instant>,
@@ -142,6 +144,7 @@ impl Run {
             health_task: None,
             hook_task: None,
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
+            scripts_late: false,
             draining: false,
             deadline: None,
             place,
@@ -196,8 +199,12 @@ impl Run {
                 Some(notice) = sources.notices.recv() => match notice {
                     Notice::Input(input) => self.take(input),
                     Notice::Ready(opener) => {
-                        self.opener = Some(opener);
-                        self.take(Input::Booted);
+                        self.opener = Some(opener.clone());
+                        if std::mem::take(&mut self.scripts_late) {
+                            self.bring_scripts(opener);
+                        } else {
+                            self.take(Input::Booted);
+                        }
                     }
                 },
                 Some(asked) = sources.orders.asked.recv() => {
@@ -291,6 +298,17 @@ impl Run {
         tokio::task::spawn_local(session::run(opener, request, self.log.clone(), signals, notices));
     }
 
+    /// Brings the guest its scripts, before anything runs in it.
+    fn bring_scripts(&self, opener: Opener) {
+        let (files, notices) = (scripts::files(&self.config.spec), self.sinks.notices.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(why) = scripts::replace(&opener, files).await {
+                tracing::error!(why, "the scripts could not be written");
+            }
+            let _ = notices.send(Notice::Input(Input::Booted)).await;
+        });
+    }
+
     fn signal(&self, signal: i32) {
         if let Some(signals) = &self.signals {
             let _ = signals.try_send(signal);
@@ -352,7 +370,15 @@ impl Run {
                 }
             }
             ControlRequest::Kill => self.take(Input::Kill),
-            ControlRequest::Update(spec) => self.update(*spec),
+            ControlRequest::Update(spec) => {
+                let files = scripts::files(&spec);
+                let changed = files != scripts::files(&self.config.spec);
+                self.update(*spec);
+                match self.opener.clone().filter(|_| self.state.phase() <= Phase::Running) {
+                    Some(opener) if changed => return Ok(Granted::Scripts(opener, files)),
+                    _ => self.scripts_late |= changed,
+                }
+            }
             ControlRequest::Exec(request) => {
                 let request = workload::complete(&self.config.spec, &self.config.image, *request);
                 return self.session(Request::Exec(request));
@@ -389,7 +415,7 @@ impl Run {
             self.health = self.config.spec.healthcheck.as_ref().map(|_| Health::Starting);
             self.probe_output = None;
             self.stop_health();
-            if self.state.phase() == super::state::Phase::Running {
+            if self.state.phase() == Phase::Running {
                 self.start_health();
             }
             self.publish();

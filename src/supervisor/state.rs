@@ -149,8 +149,8 @@ pub(super) enum Effect {
     End,
 }
 
-/// Where a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a run is, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Booting,
     Running,

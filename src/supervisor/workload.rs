@@ -6,6 +6,7 @@ use msb_protocol::{BootConfig, ExecRequest, HttpProbe, ProbeRequest};
 
 use super::health::Probing;
 use super::mounts::Mounts;
+use super::scripts;
 use super::state::{Hook, HookSet};
 use super::{ImageDefaults, LaunchConfig};
 use crate::spec::{HealthCheck, InvalidProbe, Probe, ProbeTarget, SandboxSpec, Signal};
@@ -108,6 +109,7 @@ pub(super) fn boot_config(config: &LaunchConfig) -> BootConfig {
     BootConfig {
         user: user.or_else(|| config.image.user.clone()).filter(|user| !user.is_empty()),
         hostname: config.spec.hostname.clone().unwrap_or_else(|| config.name.hostname()),
+        scripts: scripts::files(&config.spec),
         ..Mounts::of(config).guest
     }
 }

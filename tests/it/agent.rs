@@ -15,8 +15,8 @@ use std::time::Duration;
 use msb_protocol::mux::{self, MuxError, MuxStream, Opener};
 use msb_protocol::{
     BootConfig, ControlInput, ControlOutput, ExecFailure, ExecInput, ExecOutput, ExecRequest,
-    ExitStatus, Frame, MAX_MESSAGE, Request, Rlimit, StdinMode, Tty, host_handshake, read_frame,
-    write_data, write_message,
+    ExitStatus, Frame, FsReply, MAX_MESSAGE, Request, Rlimit, StdinMode, Tty, host_handshake,
+    read_frame, write_data, write_message,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -545,4 +545,43 @@ async fn a_detached_command_runs_on_and_its_output_is_dropped() {
         fs::remove_file(&go).unwrap();
     }
     assert_eq!(local.shut_down(10_000).await, Some(0));
+}
+
+/// The answer to another set of scripts.
+async fn replace_scripts(local: &Local, scripts: &[(&str, &str)]) -> FsReply {
+    let scripts = scripts.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+    let mut stream = local.opener.open().await.unwrap();
+    write_message(&mut stream, &Request::Scripts(scripts.collect())).await.unwrap();
+    let mut buffer = Vec::new();
+    let frame = timeout(LIMIT, read_frame(&mut stream, &mut buffer)).await.unwrap().unwrap();
+    frame.unwrap().message().unwrap()
+}
+
+#[tokio::test]
+async fn scripts_are_on_the_path_until_others_take_their_place() {
+    let mut local = Local::connect().await;
+    let greet = "#!/bin/sh\necho \"hello $1\"; exit 4\n";
+    let scripts = BTreeMap::from([("greet".to_owned(), greet.to_owned())]);
+    local.send(&ControlInput::Boot(Box::new(BootConfig { scripts, ..Default::default() }))).await;
+    assert!(matches!(local.receive().await, Some(ControlOutput::Ready { .. })));
+    let outcome = local.run(command(&["greet", "you"])).await;
+    assert_eq!((outcome.stdout.as_str(), outcome.end), ("hello you\n", exited(4)));
+    // Before what the command's own environment has, and for what it runs.
+    let mut request = sh("greet me; greet=$(command -v greet); echo ${PATH#${greet%/greet}}");
+    request.env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into();
+    assert_eq!(local.run(request).await.stdout, "hello me\n:/usr/bin:/bin\n");
+    let reply = replace_scripts(&local, &[("other", "#!/bin/sh\necho other\n")]).await;
+    assert_eq!(reply, FsReply::Done);
+    assert_eq!(local.run(command(&["other"])).await.stdout, "other\n");
+    let gone = ExecOutput::Failed(ExecFailure::NotFound("greet".to_owned()));
+    assert_eq!(local.run(command(&["greet"])).await.end, gone);
+    let reply = replace_scripts(&local, &[("../x", "")]).await;
+    assert!(matches!(reply, FsReply::Failed(_)), "{reply:?}");
+    assert_eq!(local.run(command(&["other"])).await.end, exited(0), "they are as they were");
+    let dir = local.sh("dirname $(command -v other)").await;
+    assert_eq!(replace_scripts(&local, &[]).await, FsReply::Done);
+    let path = local.sh("echo $PATH").await;
+    assert!(!path.contains(dir.trim()), "{path}");
+    assert_eq!(local.shut_down(0).await, Some(0));
+    assert!(!Path::new(dir.trim()).exists());
 }

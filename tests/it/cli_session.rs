@@ -181,3 +181,61 @@ fn what_a_killed_run_leaves_is_removed() {
     env.msb("stop db").expect(0);
     assert_eq!(env.statuses(), ["db stopped"]);
 }
+
+const SCRIPTS: &str = r#"
+name = "p"
+[sandbox.db]
+image = "./image"
+cmd = ["sleep", "100000"]
+env = { A = "b" }
+scripts.say = """
+echo $$0 $$A "$$@"
+cat
+exit 6
+"""
+scripts.tell = "hostname"
+"#;
+
+#[test]
+fn run_runs_a_script_where_its_sandbox_runs_and_in_one_like_it_elsewhere() {
+    let env = Environment::new();
+    env.write("Sandboxfile", SCRIPTS);
+    // It does not run: one like it does.
+    let ran = env.msb("run db say x").expect(6);
+    assert!(ran.stdout.ends_with("/scripts/say b x\n"), "{}", ran.stdout);
+    assert_eq!(env.statuses(), [""; 0]);
+    env.msb("run -d db say").expect(64);
+
+    env.msb("up -d").expect(0);
+    let run = env.row("db").run;
+    let mut child = env.command();
+    let args = ["run", "-e", "A=c", "db", "say", "-x", "y z"];
+    let mut child = child.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"typed\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.ends_with("/scripts/say c -x y z\ntyped\n"), "{said}");
+    assert_eq!(output.status.code(), Some(6));
+    let args = ["exec", "db", "sh", "-c", "say </dev/null"];
+    env.run(env.command().args(args)).expect(6);
+    env.msb("run -d db say").expect(0);
+    assert_eq!(env.row("db").run, run, "it is the sandbox itself");
+    assert_eq!(env.statuses(), ["db running"]);
+    // A word that is no script, and a program that only looks like one.
+    env.msb("run db no-such-script").expect(127);
+    env.msb("run --entrypoint say db x").expect(6);
+
+    // What the sandbox was given last is what runs.
+    env.write("Sandboxfile", &SCRIPTS.replace("exit 6", "exit 7").replace("tell", "other"));
+    let ran = env.msb("run db say").expect(6);
+    assert!(ran.stderr.contains("`say` has been edited"), "{}", ran.stderr);
+    env.msb("run db other")
+        .expect(1)
+        .ends_with("hint: `msb up db` brings it what the Sandboxfile says");
+    env.msb("up -d").expect(0);
+    let ran = env.msb("run db say").expect(7);
+    assert!(!ran.stderr.contains("edited"), "{}", ran.stderr);
+    env.msb("run db other").expect(0);
+    env.msb("exec db tell").expect(127);
+    assert_eq!(env.row("db").run, run, "the edit of scripts needs no new run");
+}

@@ -232,3 +232,22 @@ async fn a_drained_sandbox_lets_its_commands_finish_and_takes_no_more() {
     within(idle.drain()).await.unwrap();
     assert!(within(idle.wait()).await.unwrap().success());
 }
+
+#[tokio::test]
+async fn named_scripts_are_run_by_their_names() {
+    let (env, client) = place();
+    let config = env.config("worker").script("sum", "echo $(($1 + $2))").script("fail", "exit 9");
+    let sandbox = within(client.create(config)).await.unwrap();
+    let output = within(sandbox.run("sum", ["1", "2"])).await.unwrap();
+    assert_eq!((&*output.stdout(), output.code()), ("3\n", 0));
+    let none: [&str; 0] = [];
+    let mut handle = within(sandbox.run_stream("fail", none)).await.unwrap();
+    assert_eq!(within(handle.wait()).await.unwrap().code(), 9);
+    let error = within(sandbox.run("ls", none)).await.unwrap_err();
+    assert_eq!(error.to_string(), "sandbox `worker` has no script `ls`: it has fail, sum");
+    let error = within(client.create(env.config("other").script("a/b", ""))).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { field: "scripts", .. }), "{error}");
+    let other = within(client.create(env.config("other"))).await.unwrap();
+    let error = within(other.run("sum", none)).await.unwrap_err();
+    assert_eq!(error.to_string(), "sandbox `other` has no script `sum`: it has none");
+}

@@ -7,6 +7,7 @@ mod hooks;
 mod hostile;
 mod lives;
 mod probes;
+mod scripts;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -20,5 +20,6 @@ mod network;
 mod patches;
 mod power;
 mod roots;
+mod scripts;
 mod session;
 mod volumes;

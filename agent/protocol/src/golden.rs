@@ -33,6 +33,10 @@ impl Golden {
     }
 }
 
+fn scripts() -> BTreeMap<String, String> {
+    BTreeMap::from([("backup".into(), "#!/bin/sh\ntrue".into())])
+}
+
 fn boot_config() -> BootConfig {
     BootConfig {
         root: RootConfig {
@@ -68,6 +72,7 @@ fn boot_config() -> BootConfig {
         }],
         hostname: "web".into(),
         hosts: BTreeMap::from([("10.0.0.2".into(), vec!["db".into()])]),
+        scripts: scripts(),
         clock_ns: 1_700_000_000_000_000_000,
     }
 }
@@ -207,6 +212,7 @@ fn the_wire_form_stays() {
     ] {
         golden.add(&format!("exec.failed.{name}"), &ExecOutput::Failed(failure));
     }
+    golden.add("request.scripts", &Request::Scripts(scripts()));
     for (name, request) in fs_requests() {
         golden.add(&format!("request.fs.{name}"), &Request::Fs(request));
     }

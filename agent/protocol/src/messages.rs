@@ -21,6 +21,9 @@ pub enum Request {
     Metrics,
     /// One request on the files of the guest; then what [`FsRequest`] says.
     Fs(FsRequest),
+    /// Files of scripts by name, in the place of those that the guest has; then
+    /// [`FsReply`](crate::FsReply) `Done` or `Failed`.
+    Scripts(BTreeMap<String, String>),
 }
 
 /// A connection to something in the guest, to see whether it answers.
@@ -137,6 +140,9 @@ pub struct BootConfig {
     /// Further entries of `/etc/hosts`: names by address.
     #[serde(default)]
     pub hosts: BTreeMap<String, Vec<String>>,
+    /// Files of scripts by name, executable and on `PATH` of every command.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scripts: BTreeMap<String, String>,
     /// The wall clock, in nanoseconds since the Unix epoch.
     pub clock_ns: u64,
 }

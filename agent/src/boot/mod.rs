@@ -20,7 +20,7 @@ use msb_protocol::{BootConfig, BootFailed};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
-pub(crate) use mounts::Booted;
+pub(crate) use mounts::{Booted, mount_own};
 use relay::Relay;
 
 use crate::log;

@@ -17,9 +17,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, syml
 use std::path::{Component, Path, PathBuf};
 
 use msb_protocol::{BootConfig, BootFailed, DiskMount, RootConfig, ShareMount, TmpfsMount};
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{
+    MountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, open_tree, unmount,
+};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use super::populate::populate;
@@ -286,6 +288,18 @@ fn mount_tmpfs(tmpfs: &TmpfsMount) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | readonly;
     let options = std::ffi::CString::new(options)?;
     Ok(mount("tmpfs", by_number(&point), "tmpfs", flags, Some(options.as_c_str()))?)
+}
+
+/// Mounts a memory file system that the workload sees read-only at `path`; a mount of it that can
+/// be written to, and has no place.
+pub(crate) fn mount_own(path: &str, size_bytes: u64) -> io::Result<OwnedFd> {
+    let size_bytes = Some(size_bytes);
+    mount_tmpfs(&TmpfsMount { path: path.to_owned(), size_bytes, mode: 0o755, readonly: false })?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let writable = open_tree(CWD, path, flags)?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount(path, flags, c"")?;
+    Ok(writable)
 }
 
 /// All mounts, parents before what is inside them.

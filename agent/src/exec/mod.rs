@@ -63,14 +63,15 @@ enum Left {
     Detached,
 }
 
-/// Runs the session to its end.
+/// Runs the session to its end. `scripts` is a directory that comes first in `PATH`.
 pub(crate) async fn serve(
     reaper: &Reaper,
     request: ExecRequest,
+    scripts: Option<String>,
     mut reader: Reader,
     mut writer: Writer,
 ) {
-    let mut session = match Session::start(reaper, &request).await {
+    let mut session = match Session::start(reaper, &request, scripts.as_deref()).await {
         Ok(session) => session,
         Err(failure) => {
             let _ = write_message(&mut writer, &ExecOutput::Failed(failure)).await;
@@ -113,9 +114,13 @@ struct Session {
 }
 
 impl Session {
-    async fn start(reaper: &Reaper, request: &ExecRequest) -> Result<Self, ExecFailure> {
+    async fn start(
+        reaper: &Reaper,
+        request: &ExecRequest,
+        scripts: Option<&str>,
+    ) -> Result<Self, ExecFailure> {
         let system = |error: std::io::Error| ExecFailure::System(error.to_string());
-        let command = prepare::prepare(request)?;
+        let command = prepare::prepare(request, scripts)?;
         let uid = command.identity.as_ref().map(|(uid, _, _)| *uid);
         let (stdio, theirs) = stdio::open(request, uid).map_err(system)?;
         let (pid, reports) = child::spawn(&command, &theirs).map_err(system)?;

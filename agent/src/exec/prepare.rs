@@ -13,14 +13,17 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// `TERM` of a terminal whose type is not said.
 const DEFAULT_TERM: &str = "xterm";
 
-/// The child's work for `request`.
-pub(super) fn prepare(request: &ExecRequest) -> Result<Command, ExecFailure> {
+/// The child's work for `request`; `scripts` is a directory that comes first in `PATH`.
+pub(super) fn prepare(
+    request: &ExecRequest,
+    scripts: Option<&str>,
+) -> Result<Command, ExecFailure> {
     let program = request.argv.first().map_or("", String::as_str);
     if program.is_empty() {
         return Err(ExecFailure::Invalid("there is no program to run".to_owned()));
     }
     let identity = identity(request)?;
-    let env = environment(request, identity.as_ref());
+    let env = environment(request, identity.as_ref(), scripts);
     let cwd = match request.cwd.as_deref().unwrap_or("/") {
         cwd if cwd.starts_with('/') => cwd,
         cwd => return Err(ExecFailure::BadWorkdir(cwd.to_owned())),
@@ -86,7 +89,11 @@ fn identity(request: &ExecRequest) -> Result<Option<Identity>, ExecFailure> {
     }
 }
 
-fn environment(request: &ExecRequest, identity: Option<&Identity>) -> BTreeMap<String, String> {
+fn environment(
+    request: &ExecRequest,
+    identity: Option<&Identity>,
+    scripts: Option<&str>,
+) -> BTreeMap<String, String> {
     let mut env = request.env.clone();
     let mut add = |name: &str, value: &str| {
         env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
@@ -98,6 +105,9 @@ fn environment(request: &ExecRequest, identity: Option<&Identity>) -> BTreeMap<S
     }
     if let Some(tty) = &request.tty {
         add("TERM", if tty.term.is_empty() { DEFAULT_TERM } else { &tty.term });
+    }
+    if let (Some(dir), Some(path)) = (scripts, env.get_mut("PATH")) {
+        *path = format!("{dir}:{path}");
     }
     env
 }
@@ -179,7 +189,7 @@ mod tests {
             ..ExecRequest::default()
         };
         let invalid =
-            |request: &ExecRequest| matches!(prepare(request), Err(ExecFailure::Invalid(_)));
+            |request: &ExecRequest| matches!(prepare(request, None), Err(ExecFailure::Invalid(_)));
         assert!(invalid(&request(&[])));
         assert!(invalid(&request(&[""])));
         assert!(invalid(&request(&["a\0b"])));
@@ -188,6 +198,6 @@ mod tests {
         assert!(invalid(&unknown_limit));
         let mut relative = request(&["a"]);
         relative.cwd = Some("b".into());
-        assert!(matches!(prepare(&relative), Err(ExecFailure::BadWorkdir(_))));
+        assert!(matches!(prepare(&relative, None), Err(ExecFailure::BadWorkdir(_))));
     }
 }

@@ -107,7 +107,7 @@ pub(crate) enum Command {
     Shell(Shell),
     /// Copy files and trees into a running sandbox, or out of one
     Cp(Cp),
-    /// Run a command in a new sandbox like one of the project's, and remove it afterwards
+    /// Run a script of a sandbox; or a command in a new sandbox like it, which is removed afterwards
     Run(Run),
     /// Start sandboxes that exist
     Start(Start),

@@ -67,13 +67,14 @@ pub(crate) struct Shell {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Which sandbox it is like
+    /// Which sandbox it is like, or whose script is run
     #[arg(value_name = "SANDBOX")]
     pub(crate) name: Name,
-    /// The command, after the entrypoint if there is one; default the sandbox's own
+    /// A script of the sandbox and its arguments; else the command, after the entrypoint if there is
+    /// one; default the sandbox's own
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) argv: Vec<String>,
-    /// Run this instead of the entrypoint
+    /// Run this instead of the entrypoint, in a new sandbox whatever scripts are called
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<String>,
     /// Leave what it depends on as it is

@@ -33,7 +33,13 @@ fn no_command() -> CliError {
     CliError::message(Exit::Usage, "there is no command to run")
 }
 
-fn run(ui: &Ui, row: &SandboxRow, config: ExecConfig, flags: &InGuest) -> Result<Exit, CliError> {
+/// Runs a command in a sandbox that runs.
+pub(super) fn run(
+    ui: &Ui,
+    row: &SandboxRow,
+    config: ExecConfig,
+    flags: &InGuest,
+) -> Result<Exit, CliError> {
     let home = project::home()?;
     let runtime = interrupt::runtime()?;
     let exit = runtime.block_on(interactive::run(ui, &home, &row.id, config, flags));

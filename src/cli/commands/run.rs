@@ -1,6 +1,9 @@
-//! `msb run`: a command in a sandbox of its own, made like one of the project's.
+//! `msb run`: a command in a sandbox of its own, made like one of the project's; or a script of one.
 //!
-//! The sandbox is made, with what it depends on, by the same plan as `up` makes them. It runs nothing
+//! A first word that the Sandboxfile has as a script of the sandbox is that script. It is run in the
+//! sandbox itself where that runs, else as any other command.
+//!
+//! The sandbox of a command is made, with what it depends on, by the same plan as `up` makes them. It runs nothing
 //! of its own; the command is an exec session in it. It lives no longer than this command, however
 //! that ends, and what a killed one leaves behind the next change of the project removes.
 
@@ -24,16 +27,24 @@ use crate::store::{SandboxRow, Store};
 use crate::supervisor::{self, ControlClient, ImageDefaults};
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Run) -> Result<Exit, CliError> {
-    if args.guest.detach {
-        let message = "`run` cannot leave its command running: the sandbox ends with it";
-        return Err(CliError::message(Exit::Usage, message)
-            .hint("`msb up` has sandboxes that stay, and `msb exec -d` commands in them"));
-    }
     let mut loaded = project::load(ui, global)?;
     project::select(ui, &loaded, std::slice::from_ref(&args.name), global)?;
     let Some(model) = loaded.project.sandboxes.get(&args.name).cloned() else {
         return Err(CliError::message(Exit::Usage, format!("there is no sandbox `{}`", args.name)));
     };
+    if let Some(script) = script(&model, args)
+        && let Some(row) = live(&loaded, &args.name)?
+    {
+        check_script(ui, &row, &model, script)?;
+        // Their directory is the first in `PATH`.
+        let config = ExecConfig::new(script).args(&args.argv[1..]);
+        return super::exec::run(ui, &row, config, &args.guest);
+    }
+    if args.guest.detach {
+        let message = "`run` cannot leave its command running: the sandbox ends with it";
+        return Err(CliError::message(Exit::Usage, message)
+            .hint("`msb up` has sandboxes that stay, and `msb exec -d` commands in them"));
+    }
     let name = unused_name(&args.name)?;
     loaded.project.sandboxes.insert(name.clone(), one_off(&model, args.no_deps));
     let selected = project::select(ui, &loaded, std::slice::from_ref(&name), global)?;
@@ -61,6 +72,43 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Run) -> Result<Exit, CliError
         ui.error(&error);
     }
     exit
+}
+
+/// The script that the command line names.
+fn script<'a>(model: &SandboxSpec, args: &'a Run) -> Option<&'a str> {
+    let word = args.argv.first().filter(|_| args.entrypoint.is_none())?;
+    model.scripts.contains_key(word).then_some(word)
+}
+
+/// The row of the sandbox itself, where that runs.
+fn live(loaded: &Loaded, name: &Name) -> Result<Option<SandboxRow>, CliError> {
+    let Some(store) = Store::open_read_only(&project::home()?)? else { return Ok(None) };
+    let row = row(&store, loaded, name).ok();
+    Ok(row.filter(|row| row.status.is_live()))
+}
+
+/// A sandbox runs with the scripts that it was last given.
+fn check_script(
+    ui: &Ui,
+    row: &SandboxRow,
+    model: &SandboxSpec,
+    script: &str,
+) -> Result<(), CliError> {
+    let spec: Result<SandboxSpec, _> = serde_json::from_str(&row.spec_json);
+    let given = spec.map_err(|error| CliError::new(Exit::Failed, error))?.scripts;
+    let name = &row.name;
+    match given.get(script) {
+        None => {
+            let message = format!("sandbox `{name}` runs without the script `{script}`");
+            return Err(CliError::message(Exit::Failed, message)
+                .hint(format!("`msb up {name}` brings it what the Sandboxfile says")));
+        }
+        given if given != model.scripts.get(script) => ui.warn(&format!(
+            "the script `{script}` has been edited: this is the one before, `msb up {name}` brings the other"
+        )),
+        Some(_) => {}
+    }
+    Ok(())
 }
 
 fn request(loaded: &Loaded, selected: BTreeSet<Name>, lock_timeout: Millis) -> Request<'_> {
@@ -158,6 +206,9 @@ fn argv(
         ..ImageDefaults::default()
     });
     let mut spec = model.clone();
+    if script(model, args).is_some() {
+        spec.entrypoint = Some(Vec::new());
+    }
     if let Some(program) = &args.entrypoint {
         spec.entrypoint = Some(vec![program.clone()]);
         spec.cmd = None;

@@ -196,13 +196,7 @@ pub(crate) mod kinds {
     };
     pub(crate) static SCRIPT_NAME: Text =
         pattern("a script name", "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", |text| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-            require(
-                text.len() <= 63
-                    && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-                    && text.chars().all(plain),
-                "it has letters, digits, `.`, `_` and `-`, and starts with a letter or a digit",
-            )
+            crate::spec::check_script_name(text).map_err(str::to_owned)
         });
     #[cfg(test)]
     const PORT: &str =

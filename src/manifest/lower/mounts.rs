@@ -9,6 +9,9 @@ use crate::spec::{GuestPath, Mount, MountSource, Name, Patch};
 
 use super::{Kind, Lower, VolumeUse, parsed};
 
+/// Where the guest's agent keeps what is its own, scripts among it.
+const AGENTS: &str = "/.msb";
+
 /// Permission bits as octal text.
 fn mode(node: &Node) -> Option<u32> {
     u32::from_str_radix(node.as_str()?, 8).ok()
@@ -27,6 +30,10 @@ impl Lower<'_> {
                     .help("the root comes from `image`");
                 self.report(problem);
                 continue;
+            }
+            if GuestPath::new(AGENTS).is_ok_and(|own| target.is_within(&own)) {
+                let problem = Problem::new(entry.key_span, format!("`{target}` cannot be mounted"));
+                self.report(problem.label(format!("the guest mounts its own {AGENTS}")));
             }
             if let Some(first) = places.insert(target.clone(), entry.key_span) {
                 let problem = Problem::new(entry.key_span, format!("`{target}` is mounted twice"))
@@ -72,7 +79,7 @@ impl Lower<'_> {
             let problem = Problem::new(node.span, format!("a `{kind}` patch cannot be about `/`"));
             self.report(problem.help("name a file below it"));
         }
-        for mounted in ["/dev", "/proc", "/sys"] {
+        for mounted in ["/dev", "/proc", "/sys", AGENTS] {
             if GuestPath::new(mounted).is_ok_and(|mounted| path.is_within(&mounted)) {
                 let problem = Problem::new(node.span, format!("`{path}` cannot be patched"));
                 let problem = problem.label(format!("the guest mounts its own {mounted}"));

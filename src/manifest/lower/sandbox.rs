@@ -8,8 +8,9 @@ use crate::manifest::path;
 use crate::manifest::report::{Problem, Span};
 use crate::manifest::tree::{Entry, Node, Table, Value};
 use crate::spec::{
-    Condition, Dependency, HealthCheck, Hooks, Image, ImageSource, Lifecycle, Name, Probe,
-    ReplaceOrder, RestartPolicy, SandboxSpec, User, WatchAction, WatchRule,
+    Condition, Dependency, HealthCheck, Hooks, Image, ImageSource, InvalidScript, Lifecycle, Name,
+    Probe, ReplaceOrder, RestartPolicy, SandboxSpec, User, WatchAction, WatchRule,
+    check_script_name, check_scripts,
 };
 
 use super::{Edge, Kind, Lower, parsed, string_map, strings, word};
@@ -70,6 +71,7 @@ impl Lower<'_> {
         if spec.replicas > 1 {
             self.check_replicas(table, spec);
         }
+        self.check_scripts(table, spec);
     }
 
     /// Keys about the process that runs.
@@ -304,6 +306,21 @@ impl Lower<'_> {
             action,
             ignore: value("ignore").and_then(strings).unwrap_or_default(),
         })
+    }
+
+    /// Names have been checked one by one, before.
+    fn check_scripts(&mut self, table: &Table, spec: &SandboxSpec) {
+        let Err(InvalidScript { name, why }) = check_scripts(&spec.scripts, &spec.shell_path())
+        else {
+            return;
+        };
+        let scripts = table.get("scripts").and_then(|entry| entry.node.as_table());
+        let entry = scripts.and_then(|scripts| scripts.get(&name));
+        if let Some(entry) = entry.filter(|_| check_script_name(&name).is_ok()) {
+            let problem = Problem::new(entry.key_span, why).label("too much with this one");
+            let help = "put what is large into the image, or copy it in with `patches`";
+            self.report(problem.help(help));
+        }
     }
 
     fn check_replicas(&mut self, table: &Table, spec: &SandboxSpec) {

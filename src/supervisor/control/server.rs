@@ -1,6 +1,7 @@
 //! The supervisor's side.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdListener;
@@ -16,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::supervisor::metrics::{self, HostSide};
+use crate::supervisor::scripts;
 
 use super::socket::with_short_path;
 use super::{ControlReply, ControlRequest, DeniedReason, JailLayer, StatusEvent};
@@ -47,6 +49,8 @@ pub(in crate::supervisor) enum Granted {
     Session(Opener, Box<Request>, OwnedSemaphorePermit),
     /// How the VM process is confined.
     Jail(Vec<JailLayer>),
+    /// The guest gets these files of scripts.
+    Scripts(Opener, BTreeMap<String, String>),
     /// The guest may be asked what it uses.
     Metrics(Opener, Box<HostSide>),
 }
@@ -157,6 +161,16 @@ async fn attend(
                 Ok(Granted::Jail(layers)) => {
                     let _ = write_message(&mut stream, &ControlReply::Jail(layers)).await;
                 }
+                Ok(Granted::Scripts(opener, files)) => match scripts::replace(&opener, files).await
+                {
+                    Ok(()) => {
+                        let _ = write_message(&mut stream, &ControlReply::Accepted).await;
+                    }
+                    Err(why) => {
+                        let why = format!("the scripts could not be written: {why}");
+                        deny(stream, DeniedReason::Invalid(why)).await;
+                    }
+                },
                 Ok(Granted::Metrics(opener, host)) => match metrics::sample(&opener, *host).await {
                     Some(sample) => {
                         let reply = ControlReply::Metrics(Box::new(sample));
