@@ -144,12 +144,12 @@ async fn tail(
     let ended = supervisor::wait_until(&home, &id, |_| false);
     tokio::pin!(ended);
     let mut live = true;
-    while live {
+    // Everything was written before the end was told.
+    while live || follower.is_behind() {
         tokio::select! {
-            _ = &mut ended => live = false,
-            changed = follower.changed() => live = changed.is_ok(),
+            _ = &mut ended, if live => live = false,
+            changed = follower.changed() => live &= changed.is_ok(),
         }
-        // Everything was written before the end was told.
         for record in follower.read().unwrap_or_default() {
             if send.send((index, record)).await.is_err() {
                 return;

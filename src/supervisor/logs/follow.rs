@@ -18,6 +18,8 @@ use super::writer::LOG_FILES;
 
 /// One read, in bytes.
 const CHUNK: usize = 64 << 10;
+/// What is read at a time at most, in chunks: who writes faster than this is read fills no memory.
+const BATCH: usize = 8;
 
 /// A log that is read on as it grows, across rotations. Woken by the kernel; polls nothing.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct LogFollower {
     file: Option<File>,
     /// The beginning of a line whose end is not written yet.
     rest: Vec<u8>,
+    /// The last call of `read` has left something.
+    behind: bool,
 }
 
 impl LogFollower {
@@ -43,26 +47,39 @@ impl LogFollower {
         inotify::add_watch(&changes, dir, events)?;
         let changes = readable(changes)?;
         let (records, file) = read_open(dir, range)?;
-        Ok((records, Self { dir: dir.to_owned(), changes, file, rest: Vec::new() }))
+        Ok((records, Self { dir: dir.to_owned(), changes, file, rest: Vec::new(), behind: false }))
     }
 
-    /// The records that have been written since the last call; none when there are none.
+    /// The records that have been written since the last call, 512 KiB of the log at a time; none
+    /// when there are none.
     pub fn read(&mut self) -> io::Result<Vec<LogRecord>> {
         let mut records = Vec::new();
+        let mut left = BATCH;
+        self.behind = false;
         loop {
-            self.read_file(&mut records)?;
-            let Some(next) = self.next_file()? else { return Ok(records) };
+            self.read_file(&mut records, &mut left)?;
+            let Some(next) = (if self.behind { None } else { self.next_file()? }) else {
+                return Ok(records);
+            };
             // It was rotated: nobody writes to it any more, and what came in between is read here.
-            self.read_file(&mut records)?;
+            self.read_file(&mut records, &mut left)?;
+            if self.behind {
+                return Ok(records);
+            }
             self.rest.clear();
             self.file = Some(next);
         }
     }
 
+    /// Whether there is more to read than the last call of [`Self::read`] has read.
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
     /// Waits until there may be more. Cancellation-safe.
     pub async fn changed(&mut self) -> io::Result<()> {
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        loop {
+        while !self.behind {
             let mut guard = self.changes.readable().await?;
             let drained = guard.try_io(|changes| {
                 Ok(rustix::io::read(changes.get_ref(), &mut buffer[..])
@@ -73,9 +90,11 @@ impl LogFollower {
                 Err(_would_block) => {}
             }
         }
+        Ok(())
     }
 
-    fn read_file(&mut self, records: &mut Vec<LogRecord>) -> io::Result<()> {
+    /// Reads on to the end of the file, but no more than the chunks that are `left`.
+    fn read_file(&mut self, records: &mut Vec<LogRecord>, left: &mut usize) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         // A write that failed half-way is taken back.
         let length = file.metadata()?.len();
@@ -84,11 +103,12 @@ impl LogFollower {
             self.rest.clear();
         }
         let mut chunk = vec![0; CHUNK];
-        loop {
+        while *left > 0 {
             let read = file.read(&mut chunk)?;
             if read == 0 {
                 return Ok(());
             }
+            *left -= 1;
             self.rest.extend_from_slice(chunk.get(..read).unwrap_or_default());
             let mut from = 0;
             while let Some(end) = self.rest[from..].iter().position(|byte| *byte == b'\n') {
@@ -97,6 +117,8 @@ impl LogFollower {
             }
             self.rest.drain(..from);
         }
+        self.behind = true;
+        Ok(())
     }
 
     /// The file after the one being read, when that is no longer the newest.
@@ -151,6 +173,30 @@ mod tests {
                 follower.read().unwrap().into_iter().map(|record| record.message).collect();
             let expected: Vec<String> = (next - 20..next).map(|n| n.to_string()).collect();
             assert_eq!(texts, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_a_bounded_part_at_a_time_and_all_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::new(dir.path());
+        let (_, mut follower) = LogFollower::open(dir.path(), &LogRange::default()).unwrap();
+        let line = [b'x'; 1000];
+        for _ in 0..3000 {
+            log.write(LogStream::Stdout, &[&line[..], b"\n"].concat());
+        }
+        let mut counts = Vec::new();
+        while counts.iter().sum::<usize>() < 3000 {
+            follower.changed().await.unwrap();
+            counts.push(follower.read().unwrap().len());
+        }
+        assert!(
+            counts.len() > 3 && counts.iter().all(|&n| n <= BATCH * CHUNK / 1000),
+            "{counts:?}"
+        );
+        // Whether there is more shows at the next look.
+        while follower.is_behind() {
+            assert!(follower.read().unwrap().is_empty());
         }
     }
 
