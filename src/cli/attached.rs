@@ -1,6 +1,7 @@
-//! Attached `up`: the logs of what runs, until it ends or Ctrl-C.
+//! Attached `up`: the logs of what runs, until it ends, or one that decides has ended, or Ctrl-C.
 //!
-//! The first Ctrl-C stops what this command started, in order; the second kills it.
+//! The first Ctrl-C stops what this command started, in order; the second kills it. So does the end
+//! of a sandbox by which `--exit-code-from`, `--abort-on-exit` or `--abort-on-failure` abort.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,10 +9,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::home::Home;
 use crate::plan::{Intent, PlanOptions};
 use crate::reconcile;
-use crate::spec::{Name, Status};
+use crate::spec::{Name, SandboxKind, Status};
 use crate::store::{SandboxRow, Store};
-use crate::supervisor::ControlClient;
 use crate::supervisor::logs::LogRange;
+use crate::supervisor::{self, ControlClient, StatusEvent};
 
 use super::args::{Machine, Up};
 use super::engine::{self, Request};
@@ -34,8 +35,8 @@ pub(crate) struct Attached<'a> {
 }
 
 impl Attached<'_> {
-    /// Shows the logs until everything has ended (1 where something crashed) or Ctrl-C (130), be it
-    /// one that came before this was called.
+    /// Shows the logs until everything has ended (1 where something crashed), the end of one aborts
+    /// the rest (its exit code), or Ctrl-C (130), be it one that came before this was called.
     pub(crate) fn follow(&self, ui: &Ui, listening: Listening) -> Result<Exit, CliError> {
         let home = project::home()?;
         let sandboxes: Vec<Shown> = self
@@ -50,22 +51,76 @@ impl Attached<'_> {
             Style { prefix: !self.args.no_log_prefix, timestamps: false, raw: false, json: false };
         let printer = Printer::new(ui, style, &sandboxes);
         let Listening { runtime, mut interrupts } = listening;
+        let aborts = |index: usize, event: &StatusEvent| {
+            sandboxes.get(index).is_some_and(|shown| self.aborts(&shown.name, event))
+        };
         let ended = runtime.block_on(async {
             tokio::select! {
-                followed = log_lines::follow(&printer, &home, &sandboxes, &range) => {
-                    followed.map(|()| true)
+                followed = log_lines::follow_until(&printer, &home, &sandboxes, &range, aborts) => {
+                    followed.map(Some)
                 }
-                () = interrupts.next() => Ok(false),
+                () = interrupts.next() => Ok(None),
             }
         });
         drop(runtime);
-        let ended = ended?;
-        if !ended {
-            self.stop(ui)?;
-            return Ok(Exit::Interrupted);
+        match ended? {
+            None => self.stop(ui).map(|()| Exit::Interrupted),
+            Some(Some((index, event))) => self.abort(ui, &home, &sandboxes[index].name, &event),
+            Some(None) => {
+                let crashed = self.rows(&home)?.iter().any(|row| row.status == Status::Crashed);
+                Ok(if crashed { Exit::Failed } else { Exit::Ok })
+            }
         }
-        let crashed = self.rows(&home)?.iter().any(|row| row.status == Status::Crashed);
-        Ok(if crashed { Exit::Failed } else { Exit::Ok })
+    }
+
+    /// Whether the end of the sandbox `name` is the end of everything.
+    fn aborts(&self, name: &str, event: &StatusEvent) -> bool {
+        let spec = self.loaded.project.sandboxes.iter().find(|(known, _)| known.as_str() == name);
+        let is_job = spec.is_some_and(|(_, spec)| spec.kind == SandboxKind::Job);
+        let has_failed = Exit::of_run(event) != Exit::Ok;
+        let from = self.args.exit_code_from.as_ref();
+        from.is_some_and(|from| from.as_str() == name)
+            || ((self.args.abort_on_exit || from.is_some()) && (has_failed || !is_job))
+            || (self.args.abort_on_failure && has_failed)
+    }
+
+    /// Stops what this command started, because the sandbox `name` has ended.
+    fn abort(
+        &self,
+        ui: &Ui,
+        home: &Home,
+        name: &str,
+        event: &StatusEvent,
+    ) -> Result<Exit, CliError> {
+        let exit = Exit::of_run(event);
+        let code = event.exit_code.map_or_else(String::new, |code| format!(" (exit {code})"));
+        ui.say(&format!("sandbox {name} has ended{code}"));
+        self.stop(ui)?;
+        let Some(from) = self.args.exit_code_from.as_ref().filter(|from| from.as_str() != name)
+        else {
+            return Ok(exit);
+        };
+        // It did not come to its own end, so that this is no success.
+        let row = self.rows(home)?.into_iter().find(|row| row.name == from.as_str());
+        let codes = [row.map(|row| Exit::of_run(&supervisor::as_event(&row))), Some(exit)];
+        Ok(codes.into_iter().flatten().find(|exit| *exit != Exit::Ok).unwrap_or(Exit::Failed))
+    }
+
+    /// What remains to be done where not everything could be brought up: nothing, unless one end is
+    /// to be the end of everything.
+    pub(crate) fn give_up(&self, ui: &Ui, exit: Exit) -> Result<Exit, CliError> {
+        let args = self.args;
+        if !args.abort_on_exit && !args.abort_on_failure && args.exit_code_from.is_none() {
+            return Ok(exit);
+        }
+        self.stop(ui)?;
+        let rows = self.rows(&project::home()?)?;
+        let row = rows.into_iter().find(|row| {
+            args.exit_code_from.as_ref().is_some_and(|from| from.as_str() == row.name)
+                && row.finished_ms.is_some_and(|at| at >= self.since_ms)
+        });
+        let own = row.map(|row| Exit::of_run(&supervisor::as_event(&row)));
+        Ok(own.filter(|own| *own != Exit::Ok).unwrap_or(exit))
     }
 
     fn has_started(&self, name: &str) -> bool {

@@ -3,6 +3,9 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::spec::Status;
+use crate::supervisor::StatusEvent;
+
 /// How `msb` ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -35,6 +38,15 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
+    /// That of a sandbox that has ended.
+    pub(crate) fn of_run(event: &StatusEvent) -> Self {
+        match (event.status, event.exit_code) {
+            (Status::Created | Status::Crashed, _) => Self::Failed,
+            (_, Some(0) | None) => Self::Ok,
+            (_, Some(code)) => Self::Guest(u8::try_from(code).unwrap_or(1)),
+        }
+    }
+
     /// The process's exit code.
     pub(crate) const fn code(self) -> u8 {
         match self {

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::home::Home;
 use crate::supervisor::logs::{LogFollower, LogRange, LogRecord, LogStream};
-use crate::supervisor::{self, SandboxPaths};
+use crate::supervisor::{self, SandboxPaths, StatusEvent};
 
 use super::error::CliError;
 use super::escape::escape;
@@ -103,6 +103,12 @@ fn directory(home: &Home, shown: &Shown) -> PathBuf {
     SandboxPaths::new(home, &shown.id).logs()
 }
 
+/// What is known of a sandbox whose log is followed.
+enum Told {
+    Wrote(LogRecord),
+    Ended(StatusEvent),
+}
+
 /// Prints the logs of sandboxes as they are written, until all have ended.
 pub(crate) async fn follow(
     printer: &Printer<'_>,
@@ -110,6 +116,18 @@ pub(crate) async fn follow(
     sandboxes: &[Shown],
     range: &LogRange,
 ) -> Result<(), CliError> {
+    follow_until(printer, home, sandboxes, range, |_, _| false).await.map(drop)
+}
+
+/// [`follow`], until `enough` of the end of one, given by its index, of which everything is printed
+/// by then; which that was.
+pub(crate) async fn follow_until(
+    printer: &Printer<'_>,
+    home: &Home,
+    sandboxes: &[Shown],
+    range: &LogRange,
+    enough: impl Fn(usize, &StatusEvent) -> bool,
+) -> Result<Option<(usize, StatusEvent)>, CliError> {
     let (send, mut receive) = mpsc::channel(QUEUE);
     let mut before = Vec::new();
     for (index, shown) in sandboxes.iter().enumerate() {
@@ -127,10 +145,14 @@ pub(crate) async fn follow(
     for (index, record) in &before {
         printer.print(*index, record)?;
     }
-    while let Some((index, record)) = receive.recv().await {
-        printer.print(index, &record)?;
+    while let Some((index, told)) = receive.recv().await {
+        match told {
+            Told::Wrote(record) => printer.print(index, &record)?,
+            Told::Ended(event) if enough(index, &event) => return Ok(Some((index, event))),
+            Told::Ended(_) => {}
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Passes on the records of one sandbox until its run has ended.
@@ -139,21 +161,28 @@ async fn tail(
     id: String,
     index: usize,
     mut follower: LogFollower,
-    send: mpsc::Sender<(usize, LogRecord)>,
+    send: mpsc::Sender<(usize, Told)>,
 ) {
     let ended = supervisor::wait_until(&home, &id, |_| false);
     tokio::pin!(ended);
     let mut live = true;
+    let mut last = None;
     // Everything was written before the end was told.
     while live || follower.is_behind() {
         tokio::select! {
-            _ = &mut ended, if live => live = false,
+            event = &mut ended, if live => {
+                live = false;
+                last = event.ok();
+            }
             changed = follower.changed() => live &= changed.is_ok(),
         }
         for record in follower.read().unwrap_or_default() {
-            if send.send((index, record)).await.is_err() {
+            if send.send((index, Told::Wrote(record))).await.is_err() {
                 return;
             }
         }
+    }
+    if let Some(event) = last {
+        let _ = send.send((index, Told::Ended(event))).await;
     }
 }

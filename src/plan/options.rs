@@ -35,6 +35,8 @@ pub struct PlanOptions {
     pub intent: Intent,
     /// The sandboxes named on the command line; empty: all (of the selection, for `up`).
     pub names: BTreeSet<Name>,
+    /// Jobs that are run again where they have completed.
+    pub again: BTreeSet<Name>,
     /// Sandboxes to replace whatever their state; a protected one must be named here.
     pub replace: BTreeSet<Name>,
     /// Act on [`PlanOptions::names`] alone and take what they depend on as it is.

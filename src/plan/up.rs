@@ -146,7 +146,7 @@ impl<'a> Decider<'_, 'a> {
             Some(diff(node.name, &observed.spec_json, spec, hash, self.desired.origins)?)
         };
         let (due, planned) = self.due(node, spec, observed, difference)?;
-        let idle = not_running(observed, node.is_job);
+        let idle = not_running(observed, node.is_job && !self.options.again.contains(node.name));
         let class = due.as_ref().map(|due| due.class);
         let due_cause = due.map(|due| due.cause);
         node.work = match class {

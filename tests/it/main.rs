@@ -7,6 +7,7 @@
 )]
 
 mod agent;
+mod cli_abort;
 mod cli_archives;
 mod cli_crash;
 mod cli_directories;

@@ -99,6 +99,10 @@ fn arguments(command: &str, words: &[&str]) -> Arguments {
                 let name = value();
                 found.options.replace.insert(name);
             }
+            "--again" => {
+                let name = value();
+                found.options.again.insert(name);
+            }
             "--profile" => found.profiles.push(value()),
             "--no-deps" => found.options.no_deps = true,
             "--remove-orphans" => found.options.remove_orphans = true,

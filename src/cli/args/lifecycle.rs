@@ -57,6 +57,16 @@ pub(crate) struct Up {
     /// Give up waiting after this time
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
     pub(crate) wait_timeout: Millis,
+    /// Stop what was started once a service has ended or a job has failed, and end with its exit code
+    #[arg(long, visible_alias = "abort-on-container-exit", conflicts_with_all = ["detach", "wait"])]
+    pub(crate) abort_on_exit: bool,
+    /// Stop what was started once something has failed, and end with its exit code
+    #[arg(long, visible_alias = "abort-on-container-failure", conflicts_with_all = ["detach", "wait"])]
+    pub(crate) abort_on_failure: bool,
+    /// End with the exit code of this sandbox once it has ended; a job that has completed runs again.
+    /// Implies `--abort-on-exit`
+    #[arg(long, value_name = "SANDBOX", conflicts_with_all = ["detach", "wait"])]
+    pub(crate) exit_code_from: Option<Name>,
     /// Print the plan and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

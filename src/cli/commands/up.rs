@@ -23,6 +23,10 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
     }
     let mut loaded = project::load(ui, global)?;
     let selected = selected(ui, &loaded, &args.selection, global)?;
+    if let Some(name) = args.exit_code_from.as_ref().filter(|name| !selected.contains(*name)) {
+        let message = format!("`--exit-code-from {name}`: there is no such sandbox to bring up");
+        return Err(CliError::message(Exit::Usage, message));
+    }
     mounts::check(ui, &loaded, &selected)?;
     patches::read(ui, &mut loaded, &selected)?;
     let mut lock = LockFile::read(&loaded)?;
@@ -39,7 +43,10 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         command: "msb up",
         loaded: &loaded,
         selected: selected.clone(),
-        options: options(&args.selection, &selected, args.wait),
+        options: PlanOptions {
+            again: args.exit_code_from.iter().cloned().collect(),
+            ..options(&args.selection, &selected, args.wait)
+        },
         machine: args.machine.clone(),
         locked: lock.locked(&loaded, &selected),
         lock_timeout: args.lock_timeout,
@@ -67,10 +74,10 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Up) -> Result<Exit, CliError>
         started: done.as_ref().map_or(&nothing, |done| &done.started),
         since_ms: begun_ms,
     };
-    match done {
+    match &done {
         Some(Done { exit: Exit::Ok, .. }) | None => attached.follow(ui, listening),
-        Some(Done { interrupted: true, exit, .. }) => attached.stop(ui).map(|()| exit),
-        Some(done) => Ok(done.exit),
+        Some(Done { interrupted: true, exit, .. }) => attached.stop(ui).map(|()| *exit),
+        Some(done) => attached.give_up(ui, done.exit),
     }
 }
 
@@ -116,6 +123,7 @@ pub(super) fn options(selection: &Selection, selected: &BTreeSet<Name>, wait: bo
         no_deps: selection.no_deps,
         remove_orphans: selection.remove_orphans,
         allow_empty: selection.allow_empty,
+        again: BTreeSet::new(),
         wait,
         grace: None,
     }

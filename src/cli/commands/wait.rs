@@ -9,7 +9,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::ui::Ui;
 use crate::cli::{filter, interrupt, project};
 use crate::home::Home;
-use crate::spec::{Health, Status};
+use crate::spec::Health;
 use crate::store::SandboxRow;
 use crate::supervisor::{self, ControlError, StatusEvent};
 
@@ -84,11 +84,7 @@ fn told(event: &StatusEvent, condition: Until) -> String {
 }
 
 fn exit(event: &StatusEvent, condition: Until) -> Exit {
-    let code = match (event.status, event.exit_code) {
-        (Status::Created | Status::Crashed, _) => Exit::Failed,
-        (_, Some(0) | None) => Exit::Ok,
-        (_, Some(code)) => Exit::Guest(u8::try_from(code).unwrap_or(1)),
-    };
+    let code = Exit::of_run(event);
     match condition {
         Until::Ended => code,
         Until::Completed if event.exit_code == Some(0) => code,
