@@ -46,6 +46,7 @@ pub use auth::{AuthError, RegistryAccess};
 pub use cache::{ImageCache, ImageRecord};
 pub use config::ImageConfig;
 pub use digest::{Digest, InvalidDigest};
+pub use disk::DiskBytes;
 pub use error::{ImageError, Reason, TransportError};
 pub use inventory::{FindError, StoredImage, StoredLayer, disk_usage, find, list, saving_bytes};
 pub use limits::TransferLimits;

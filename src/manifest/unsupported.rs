@@ -2,9 +2,7 @@
 //!
 //! `up` refuses a sandbox that uses one: a key that is silently left out would be worse than none.
 
-use crate::spec::{
-    ImageSource, Name, NetworkPreset, NetworkSpec, Origins, Project, ReplaceOrder, SandboxSpec,
-};
+use crate::spec::{Name, NetworkPreset, NetworkSpec, Origins, Project, ReplaceOrder, SandboxSpec};
 
 use super::Diagnostic;
 
@@ -46,8 +44,6 @@ fn keys(spec: &SandboxSpec) -> Vec<Found> {
             found.push((key.to_owned(), what));
         }
     };
-    let is_disk = matches!(spec.image.source, ImageSource::Disk { .. });
-    note(is_disk && !spec.patches.is_empty(), "patches", Some("[…] over a disk image"));
     note(!spec.ports.is_empty(), "ports", None);
     note(!spec.secrets.is_empty(), "secrets", None);
     note(!spec.watch.is_empty(), "watch", None);

@@ -58,13 +58,13 @@ fn layers(env: &Environment) -> Vec<u64> {
 }
 
 /// What the diagnostics say, which is wrapped.
-fn said(ran: &Ran) -> String {
+pub(crate) fn said(ran: &Ran) -> String {
     let words: Vec<&str> = ran.stderr.split_whitespace().filter(|word| *word != "│").collect();
     words.join(" ")
 }
 
 /// Where the diagnostics point.
-fn places(ran: &Ran) -> Vec<&str> {
+pub(crate) fn places(ran: &Ran) -> Vec<&str> {
     ran.stderr
         .lines()
         .filter_map(|line| line.split_once("[").map(|(_, rest)| rest))

@@ -28,6 +28,7 @@ mod cli_watching;
 mod cli_words;
 mod client;
 mod client_exec;
+mod disk_patches;
 mod disks;
 mod environment;
 mod erofs;

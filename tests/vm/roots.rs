@@ -25,15 +25,36 @@ patches = [{ text = "/etc/patched", content = "patched\n" }, { append = "/etc/wh
 
 [sandbox.raw]
 image = "./raw.img"
+patches = [
+  { append = "/etc/what", content = "more\n" },
+  { text = "/etc/patched", content = "raw\n" },
+  { remove = "/etc/old" },
+  { remove = "/root" },
+  { text = "/root/new", content = "" },
+]
 
 [sandbox.parts]
 image = "./parts.qcow2"
+patches = [
+  { append = "/etc/what", content = "more\n" },
+  { text = "/etc/patched", content = "parts\n" },
+  { remove = "/etc/old" },
+  { remove = "/root" },
+  { text = "/root/new", content = "" },
+]
 
 [sandbox.choice]
 image = { disk = "./parts.qcow2", partition = 1, fstype = "ext4" }
 
 [sandbox.sparse]
 image = "./sparse.vmdk"
+patches = [
+  { append = "/etc/what", content = "more\n" },
+  { text = "/etc/patched", content = "sparse\n" },
+  { remove = "/etc/old" },
+  { remove = "/root" },
+  { text = "/root/new", content = "" },
+]
 
 [sandbox.written]
 image = { disk = "./written.qcow2", writable = true }
@@ -68,6 +89,8 @@ fn tree(root: &Path, what: &str) {
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
     fs::write(root.join("etc/what"), format!("{what}\n")).unwrap();
+    fs::write(root.join("etc/old"), "").unwrap();
+    fs::write(root.join("root/old"), "").unwrap();
 }
 
 /// Puts a file system with such a root into `path`.
@@ -156,7 +179,12 @@ fn disks_are_roots() {
     let before = readonly.each_ref().map(|path| hash(path));
     for (name, what) in [("raw", "raw"), ("parts", "partition"), ("sparse", "sparse")] {
         env.msb(&format!("up -d --wait {name}")).expect(0);
-        assert_eq!(look(&env, name), format!("{what}\nown\n"), "{name}");
+        let patched = sh(&env, &[], name, "cat /etc/patched; ls /etc /root").expect(0).stdout;
+        assert_eq!(
+            patched,
+            format!("{name}\n/etc:\nhosts\nhostname\npasswd\npatched\nwhat\n\n/root:\nnew\n")
+        );
+        assert_eq!(look(&env, name), format!("{what}\nmore\nown\n"), "{name}");
         env.msb(&format!("stop {name}")).expect(0);
         env.msb(&format!("start {name}")).expect(0);
         assert_eq!(sh(&env, &[], name, "cat /new").expect(0).stdout, "own\n");

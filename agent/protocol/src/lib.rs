@@ -31,6 +31,7 @@ mod handshake;
 mod messages;
 pub mod mux;
 mod preamble;
+mod root;
 
 pub use codec::{
     DataBuffer, Frame, FrameError, MAX_DATA, MAX_MESSAGE, append_data, append_message, read_frame,
@@ -48,6 +49,7 @@ pub use messages::{
     Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode, TmpfsMount, Tty,
 };
 pub use preamble::{Preamble, PreambleError, VERSION, VERSION_MIN};
+pub use root::FILE_SYSTEMS;
 
 /// The name of the virtio-console port that the agent opens.
 pub const PORT_NAME: &str = "agent";

@@ -6,8 +6,11 @@
 //! ```
 //!
 //! What a file says of itself decides, here and once: the VM process is told the format, and a file
-//! that names another one (a backing file, a data file, an extent elsewhere) is refused.
+//! that names another one (a backing file, a data file, an extent elsewhere) is refused. [`DiskBytes`] reads
+//! a disk without a guest, for patches, which look at what they change.
 
+mod bytes;
+mod parts;
 mod qcow2;
 mod vmdk;
 
@@ -19,6 +22,7 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
+pub use self::bytes::DiskBytes;
 use self::vmdk::Extent;
 use super::cache::{ImageCache, ImageRecord, platform_of};
 use super::config::ImageConfig;

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::image::ImageRecord;
 use crate::plan::{Action, Plan};
-use crate::rootfs::patch::{self, LayerError};
+use crate::rootfs::patch::{self, Base, LayerError};
 use crate::spec::{Image, Name, ResourceId, SandboxSpec};
 use crate::store::now_ms;
 
@@ -25,7 +25,8 @@ impl RealHost {
             return Ok(());
         }
         let root = Path::new(&self.root);
-        let linked = patch::link(&self.home, image, root, &spec.patches, now_secs(), to);
+        let base = Base { record: image, image: &spec.image };
+        let linked = patch::link(&self.home, base, root, &spec.patches, now_secs(), to);
         linked.map_err(|error| patch_error(name, error))
     }
 
@@ -44,8 +45,12 @@ impl RealHost {
             progress.report(Progress::Phase("patching"));
         }
         let (home, root) = (self.home.clone(), PathBuf::from(&self.root));
-        let (image, patches) = (image.clone(), spec.patches.clone());
-        let make = move || patch::ensure(&home, &image, &root, &patches, now_secs());
+        let (record, image) = (image.clone(), spec.image.clone());
+        let patches = spec.patches.clone();
+        let make = move || {
+            let base = Base { record: &record, image: &image };
+            patch::ensure(&home, base, &root, &patches, now_secs())
+        };
         let made = tokio::task::spawn_blocking(make).await.map_err(HostError::failed)?;
         made.map(drop).map_err(|error| patch_error(name, error))
     }
@@ -62,7 +67,7 @@ impl RealHost {
                 continue;
             }
             let digest = image_digest.as_deref().unwrap_or_default();
-            let Ok(Some(image)) = self.images.by_digest(digest) else {
+            let Ok(Some(image)) = self.stored(&spec.image, digest) else {
                 self.unpatched().push((name.clone(), spec.share()));
                 continue;
             };

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags};
 
-use crate::image::ImageRecord;
+use crate::image::{ImageError, ImageRecord};
 use crate::plan::{Action, PlannedSpec, Step, canonical_json};
 use crate::rootfs;
-use crate::spec::{Condition, ImageSource, Millis, Name, SandboxSpec, Status};
+use crate::spec::{Condition, Image, ImageSource, Millis, Name, SandboxSpec, Status};
 use crate::store::{Event, RunIdentity, SandboxRow, SandboxUpdate, StoreError, Writer};
 use crate::supervisor::{self, ControlClient, LaunchConfig, SandboxPaths, StatusEvent};
 
@@ -30,7 +30,7 @@ impl RealHost {
             return Err(HostError::failed(StepError::Unsupported("this step")));
         };
         if let Some(digest) = digest
-            && let Some(record) = self.images.by_digest(digest).map_err(HostError::failed)?
+            && let Some(record) = self.stored(image, digest).map_err(HostError::failed)?
         {
             self.make_layers_of(image, &record, progress).await?;
             return Ok(StepOutput { already: true });
@@ -55,6 +55,22 @@ impl RealHost {
             Some(_) | None => {
                 self.make_layers_of(image, &record, progress).await?;
                 Ok(StepOutput::default())
+            }
+        }
+    }
+
+    /// The image `digest` that `image` names, if it is here. Only its own file says what a disk image is.
+    pub(super) fn stored(
+        &self,
+        image: &Image,
+        digest: &str,
+    ) -> Result<Option<ImageRecord>, ImageError> {
+        match image.source {
+            ImageSource::Disk { .. } => {
+                Ok(self.images.cached(image)?.filter(|record| record.digest == digest))
+            }
+            ImageSource::Oci(_) | ImageSource::Dir(_) | ImageSource::Archive(_) => {
+                self.images.by_digest(digest)
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Formats sparse files as ext4, writing a few blocks whatever the size.
+//! Formats sparse files as ext4, writing a few blocks whatever the size. [`view`] reads what others made.
 //!
 //! The format is that of the Linux kernel (`Documentation/filesystems/ext4`), with 4 KiB blocks.
 //! All groups look alike, and nearly all of a group is left to holes, which read as zeros:
@@ -18,6 +18,7 @@
 
 mod geometry;
 mod image;
+pub(super) mod view;
 
 use std::fs::File;
 use std::io;

@@ -119,6 +119,15 @@ pub enum Problem {
     /// The image cannot be read.
     #[error("the image cannot be read: {0}")]
     Image(String),
+    /// The file system of a disk image cannot be read.
+    #[error("the disk image cannot be looked into: {0}")]
+    Disk(String),
+    /// A disk image with a file system that only guests read.
+    #[error("the file system of the disk image is {0}; patches look into ext2, ext3 and ext4")]
+    FileSystem(String),
+    /// A disk image that the guest writes to.
+    #[error("a disk image that the guest writes to cannot be patched")]
+    WrittenDisk,
 }
 
 impl Problem {
@@ -141,6 +150,12 @@ impl Problem {
             Self::NotAGuestDirectory(_) => "a `remove` patch before it makes room",
             Self::NoGuestFile(_) => "`text` writes a new file",
             Self::NotAGuestFile(_) => "`append` is for regular files",
+            Self::Disk(_) => "`e2fsck -fn` says what is wrong with a file system",
+            Self::FileSystem(_) => {
+                "change it in the disk image, mount a file or directory over it (`mounts`), or copy the \
+                 file system to ext4"
+            }
+            Self::WrittenDisk => "without `writable`, the image stays as it is",
             Self::Unreadable { .. }
             | Self::NoDigest
             | Self::TooLong(_)

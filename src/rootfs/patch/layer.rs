@@ -7,32 +7,41 @@ use std::path::{Path, PathBuf};
 
 use super::apply::apply;
 use super::error::{LayerError, PatchError, Problem};
+use super::lower::Lower;
 use super::source::{Root, Scan};
 use super::tree::Tree;
 use super::write::{Contents, WriteError, check_total, write};
 use crate::home::Home;
 use crate::image::ImageRecord;
-use crate::image::erofs::reader::Image;
-use crate::spec::Patch;
+use crate::spec::{self, Patch};
 
 /// Version of the layers: a layer that another version made is made again.
 const VERSION: u32 = 1;
 /// How often a layer that somebody removes is made again.
 const ATTEMPTS: usize = 16;
 
-/// The layer that `patches`, with digests, make over `image`; made where it is not there. Sources are
+/// What patches are applied to.
+#[derive(Clone, Copy, Debug)]
+pub struct Base<'a> {
+    /// The image as it is on this machine.
+    pub record: &'a ImageRecord,
+    /// The image as it is declared: which part of a disk image is meant.
+    pub image: &'a spec::Image,
+}
+
+/// The layer that `patches`, with digests, make over `base`; made where it is not there. Sources are
 /// those of the project at `root`; `now` is the time of what is written, in seconds since 1970.
 ///
 /// Processes that need one layer make it once. Killed, one leaves a file in `tmp/`, which the next
 /// takes over.
 pub fn ensure(
     home: &Home,
-    image: &ImageRecord,
+    base: Base<'_>,
     root: &Path,
     patches: &[Patch],
     now: i64,
 ) -> Result<PathBuf, LayerError> {
-    let key = key(&image.digest, patches);
+    let key = key(&base.record.digest, patches);
     let path = home.patches().join(format!("{key}.v{VERSION}.erofs"));
     if path.exists() {
         return Ok(path);
@@ -45,7 +54,7 @@ pub fn ensure(
         return Ok(path);
     }
     let out = file.try_clone().map_err(file_error)?;
-    let made = make(image, root, patches, now, out, &temporary);
+    let made = make(base, root, patches, now, out, &temporary);
     if made.is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -63,7 +72,7 @@ pub fn ensure(
 /// Makes `to` a further name of the layer, which keeps it from being removed.
 pub fn link(
     home: &Home,
-    image: &ImageRecord,
+    base: Base<'_>,
     root: &Path,
     patches: &[Patch],
     now: i64,
@@ -72,7 +81,7 @@ pub fn link(
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let layer = ensure(home, image, root, patches, now)?;
+        let layer = ensure(home, base, root, patches, now)?;
         match fs::hard_link(&layer, to) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -111,19 +120,22 @@ fn lock(path: &Path) -> io::Result<File> {
 
 /// Writes a layer into `out`, which is known as `path`.
 pub(super) fn make(
-    image: &ImageRecord,
+    base: Base<'_>,
     root: &Path,
     patches: &[Patch],
     now: i64,
     out: File,
     path: &Path,
 ) -> Result<(), LayerError> {
-    let unreadable = |reason: String| LayerError::Image { path: image.file.clone(), reason };
-    let file = File::open(&image.file).map_err(|error| unreadable(error.to_string()))?;
-    let reader = Image::open(file).map_err(unreadable)?;
+    let fail = |problem| match problem {
+        Problem::Image(reason) => LayerError::Image { path: base.record.file.clone(), reason },
+        // What disk it is, is said in the file that the patches are in.
+        problem => PatchError { index: 0, problem }.into(),
+    };
+    let lower = Lower::open(base).map_err(fail)?;
     let project =
         Root::open(root).map_err(|source| LayerError::File { path: root.to_owned(), source })?;
-    let mut tree = Tree::new(&reader, now).map_err(|problem| unreadable(problem.to_string()))?;
+    let mut tree = Tree::new(&lower, now).map_err(fail)?;
     let mut scans = Vec::with_capacity(patches.len());
     for (index, patch) in patches.iter().enumerate() {
         let applied = scan(&project, patch).and_then(|scan| {
@@ -134,11 +146,12 @@ pub(super) fn make(
         applied.map_err(|problem| PatchError { index, problem })?;
     }
     check_total(&tree.root, patches.len())?;
-    let contents = Contents { image: &reader, root: &project, scans: &scans };
+    let contents = Contents { image: &lower, root: &project, scans: &scans };
     write(&tree.root, &contents, out).map_err(|error| match error {
         WriteError::Layer(error) => error,
         WriteError::Erofs(source) => LayerError::Write { path: path.to_owned(), source },
-    })
+    })?;
+    lower.check_unchanged(base).map_err(fail)
 }
 
 /// Looks at the source of a patch, which must hold what it held when the spec was made.

@@ -15,7 +15,7 @@ use crate::home::Home;
 use crate::image::ImageRecord;
 use crate::image::erofs::reader::{Image, Stat};
 use crate::image::erofs::{Attr, Builder};
-use crate::spec::{GuestPath, Patch};
+use crate::spec::{GuestPath, ImageSource, Patch};
 use model::Model;
 
 /// A time that no image and no source has.
@@ -27,7 +27,8 @@ use Model::{Dir, Link};
 struct Bench {
     dir: tempfile::TempDir,
     home: Home,
-    image: ImageRecord,
+    record: ImageRecord,
+    image: crate::spec::Image,
     root: Root,
 }
 
@@ -46,9 +47,15 @@ impl Bench {
         let size_bytes = fs::metadata(&file).unwrap().len();
         let config = crate::image::ImageConfig::default();
         let digest = format!("sha256:{}", "1".repeat(64));
-        let image = ImageRecord { digest, config, file, size_bytes, disk: None };
+        let record = ImageRecord { digest, config, file, size_bytes, disk: None };
+        let source = ImageSource::Oci("image".to_owned());
+        let image = crate::spec::Image { source, platform: None };
         let root = Root::open(&project).unwrap();
-        Self { dir, home, image, root }
+        Self { dir, home, record, image, root }
+    }
+
+    fn base(&self) -> Base<'_> {
+        Base { record: &self.record, image: &self.image }
     }
 
     fn project(&self) -> std::path::PathBuf {
@@ -62,7 +69,7 @@ impl Bench {
     /// As the command line does it: look at the sources, then make the layer.
     fn layer(&self, patches: &[Patch]) -> Result<std::path::PathBuf, LayerError> {
         let patches = self.with_digests(patches).map_err(LayerError::Patch)?;
-        ensure(&self.home, &self.image, &self.project(), &patches, NOW)
+        ensure(&self.home, self.base(), &self.project(), &patches, NOW)
     }
 
     /// The same for a file that need not survive a power cut.
@@ -70,7 +77,7 @@ impl Bench {
         let patches = self.with_digests(patches).map_err(LayerError::Patch)?;
         let path = self.dir.path().join("layer");
         let out = File::options().create(true).truncate(true).read(true).write(true).open(&path);
-        layer::make(&self.image, &self.project(), &patches, NOW, out.unwrap(), &path)?;
+        layer::make(self.base(), &self.project(), &patches, NOW, out.unwrap(), &path)?;
         Ok(path)
     }
 
@@ -106,7 +113,7 @@ impl Bench {
 
     /// What the guest sees: path to kind, mode and contents.
     fn seen(&self, layer: &Path) -> BTreeMap<String, String> {
-        let lower = Image::open(File::open(&self.image.file).unwrap()).unwrap();
+        let lower = Image::open(File::open(&self.record.file).unwrap()).unwrap();
         let upper = Image::open(File::open(layer).unwrap()).unwrap();
         let text = |path: &[u8]| match path {
             b"" => String::new(),
@@ -301,15 +308,16 @@ fn equal_patches_are_one_layer_and_a_link_holds_it() {
     let patches = bench.with_digests(&patches[..1]).unwrap();
     let (one, two) = (bench.dir.path().join("1"), bench.dir.path().join("2"));
     for name in [&one, &two] {
-        link(&bench.home, &bench.image, &bench.project(), &patches, NOW, name).unwrap();
+        link(&bench.home, bench.base(), &bench.project(), &patches, NOW, name).unwrap();
     }
     use std::os::unix::fs::MetadataExt as _;
     let meta = fs::metadata(&one).unwrap();
     assert_eq!((meta.nlink(), meta.ino()), (3, fs::metadata(&two).unwrap().ino()));
     assert_eq!(meta.mode() & 0o777, 0o600);
-    let mut other = bench.image.clone();
+    let mut other = bench.record.clone();
     other.digest = format!("sha256:{}", "2".repeat(64));
-    ensure(&bench.home, &other, &bench.project(), &patches, NOW).unwrap();
+    ensure(&bench.home, Base { record: &other, ..bench.base() }, &bench.project(), &patches, NOW)
+        .unwrap();
     assert_eq!(bench.leftovers().len(), 2);
     // The same input is the same file, made anew.
     let before = fs::read(&one).unwrap();
@@ -330,7 +338,7 @@ fn who_needs_a_layer_at_the_same_time_waits_for_it() {
             let (bench, patches) = (&bench, &patches);
             scope.spawn(move || {
                 let to = bench.dir.path().join(number.to_string());
-                link(&bench.home, &bench.image, &bench.project(), patches, NOW, &to).unwrap();
+                link(&bench.home, bench.base(), &bench.project(), patches, NOW, &to).unwrap();
                 // As a prune does it.
                 for layer in fs::read_dir(bench.home.patches()).unwrap() {
                     let _ = fs::remove_file(layer.unwrap().path());
@@ -412,7 +420,7 @@ fn what_changes_between_the_looks_is_refused() {
     let make = |patch: &Patch, change: &dyn Fn()| {
         let patches = bench.with_digests(std::slice::from_ref(patch)).unwrap();
         change();
-        let made = ensure(&bench.home, &bench.image, &bench.project(), &patches, NOW);
+        let made = ensure(&bench.home, bench.base(), &bench.project(), &patches, NOW);
         made.map_err(|error| error.to_string())
     };
     let f = bench.project().join("f");
@@ -426,7 +434,7 @@ fn what_changes_between_the_looks_is_refused() {
     assert_eq!(make(&patches[1], &chmod), changed("one"));
     let touch = || File::open(&x).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     assert!(make(&patches[1], &touch).is_ok(), "times are no change");
-    let unplanned = ensure(&bench.home, &bench.image, &bench.project(), &patches, NOW);
+    let unplanned = ensure(&bench.home, bench.base(), &bench.project(), &patches, NOW);
     assert!(matches!(
         unplanned,
         Err(LayerError::Patch(PatchError { index: 0, problem: Problem::NoDigest }))
@@ -437,7 +445,7 @@ fn what_changes_between_the_looks_is_refused() {
 fn a_file_that_shrinks_while_it_is_copied_is_refused() {
     let bench = Bench::new(&Model::new());
     let scan = bench.root.scan(&copy_file(bench.source("f"))).unwrap().unwrap();
-    let image = Image::open(File::open(&bench.image.file).unwrap()).unwrap();
+    let image = lower::Lower::open(bench.base()).unwrap();
     let scans = [Some(scan)];
     let mut layer = tree::Tree::new(&image, NOW).unwrap();
     apply::apply(&mut layer, 0, &copy_file(bench.source("f")), scans[0].as_ref(), NOW).unwrap();
@@ -502,7 +510,7 @@ fn what_does_not_fit_the_image_is_said() {
 #[test]
 fn copied_up_directories_and_files_keep_what_they_carry() {
     let bench = Bench::new(&Model::new());
-    let mut builder = Builder::new(File::create(&bench.image.file).unwrap()).unwrap();
+    let mut builder = Builder::new(File::create(&bench.record.file).unwrap()).unwrap();
     let dir = Attr { uid: 5, gid: 6, mtime: 77, ..Attr::mode(0o2750) };
     builder.dir("d", dir.xattr(*b"user.k", *b"v")).unwrap();
     let owned = Attr { uid: 7, gid: 8, ..Attr::mode(0o600) };

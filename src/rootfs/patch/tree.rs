@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::error::Problem;
 use super::limits::{MAX_DEPTH, MAX_ENTRIES, MAX_SYMLINKS};
-use crate::image::erofs::reader::{Image, Stat};
+use super::lower::{Lower, Stat};
 use crate::image::erofs::{Attr, MAX_NAME_BYTES};
 
 /// One name of a path.
@@ -16,9 +16,6 @@ pub(super) type Name = Box<[u8]>;
 
 /// Longest path in bytes (`PATH_MAX` without its NUL).
 const MAX_PATH_BYTES: usize = 4095;
-/// What overlayfs says about a directory of a layer to itself.
-const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
-
 /// What a name of the layer stands for.
 #[derive(Debug)]
 pub(super) enum Node {
@@ -76,7 +73,7 @@ pub(super) enum Seen {
 /// The changes so far.
 #[derive(Debug)]
 pub(super) struct Tree<'i> {
-    image: &'i Image,
+    image: &'i Lower,
     pub(super) root: Dir,
     entries: usize,
     /// The time of directories that are made, in seconds since 1970.
@@ -89,10 +86,6 @@ enum At<'t> {
     Image(Stat),
 }
 
-fn image_error(reason: String) -> Problem {
-    Problem::Image(reason)
-}
-
 /// The path that `names` make.
 pub(super) fn shown(names: &[Name]) -> String {
     let mut path = String::new();
@@ -103,42 +96,26 @@ pub(super) fn shown(names: &[Name]) -> String {
     if path.is_empty() { "/".to_owned() } else { path }
 }
 
-/// What an inode of the image carries, for a copy of it.
-pub(super) fn attr_of(stat: &Stat) -> Attr {
-    let mut xattrs = stat.xattrs.clone();
-    xattrs.retain(|name, _| !name.starts_with(OVERLAY_XATTRS));
-    Attr {
-        mode: stat.mode & 0o7777,
-        uid: stat.uid,
-        gid: stat.gid,
-        mtime: stat.mtime,
-        mtime_nsec: stat.mtime_nsec,
-        xattrs,
-    }
-}
-
-fn merged(image: &Image, stat: &Stat) -> Result<Dir, Problem> {
-    let names = image.names(stat).map_err(image_error)?;
-    let lower = names.into_iter().filter(|(name, _)| !matches!(name.as_slice(), b"." | b".."));
+fn merged(image: &Lower, stat: Stat) -> Result<Dir, Problem> {
     Ok(Dir {
-        attr: attr_of(stat),
-        lower: Some(lower.map(|(name, nid)| (name.into(), nid)).collect()),
+        attr: image.attr(stat)?,
+        lower: Some(image.names(stat)?.into_iter().collect()),
         entries: BTreeMap::new(),
     })
 }
 
-fn is_dir(stat: &Stat) -> bool {
+fn is_dir(stat: Stat) -> bool {
     stat.mode >> 12 == 0o4
 }
 
-fn is_file(stat: &Stat) -> bool {
+fn is_file(stat: Stat) -> bool {
     stat.mode >> 12 == 0o10
 }
 
 impl<'i> Tree<'i> {
     /// No changes to `image`; directories are made at the time `now`.
-    pub(super) fn new(image: &'i Image, now: i64) -> Result<Self, Problem> {
-        let root = merged(image, &image.root().map_err(image_error)?)?;
+    pub(super) fn new(image: &'i Lower, now: i64) -> Result<Self, Problem> {
+        let root = merged(image, image.root()?)?;
         Ok(Self { image, root, entries: 0, now })
     }
 
@@ -147,11 +124,11 @@ impl<'i> Tree<'i> {
         for name in names {
             let dir = match at {
                 At::Root(dir) | At::Layer(Node::Dir(dir)) => dir,
-                At::Image(stat) if is_dir(&stat) => {
-                    let entries = self.image.names(&stat).map_err(image_error)?;
-                    let found = entries.binary_search_by(|(other, _)| other.as_slice().cmp(name));
+                At::Image(stat) if is_dir(stat) => {
+                    let entries = self.image.names(stat)?;
+                    let found = entries.binary_search_by(|(other, _)| other.cmp(name));
                     let Ok(index) = found else { return Ok(None) };
-                    at = At::Image(self.image.stat(entries[index].1).map_err(image_error)?);
+                    at = At::Image(self.image.stat(entries[index].1)?);
                     continue;
                 }
                 At::Image(_) | At::Layer(_) => return Ok(None),
@@ -159,7 +136,7 @@ impl<'i> Tree<'i> {
             at = match (dir.entries.get(name), &dir.lower) {
                 (Some(node), _) => At::Layer(node),
                 (None, Some(lower)) => match lower.get(name) {
-                    Some(nid) => At::Image(self.image.stat(*nid).map_err(image_error)?),
+                    Some(nid) => At::Image(self.image.stat(*nid)?),
                     None => return Ok(None),
                 },
                 (None, None) => return Ok(None),
@@ -178,7 +155,7 @@ impl<'i> Tree<'i> {
             Some(At::Image(stat)) => match stat.mode >> 12 {
                 0o4 => Seen::Dir,
                 0o10 => Seen::File,
-                0o12 => Seen::Symlink(self.image.contents(&stat).map_err(image_error)?),
+                0o12 => Seen::Symlink(self.image.target(stat)?),
                 _ => Seen::Special,
             },
         })
@@ -188,8 +165,8 @@ impl<'i> Tree<'i> {
     pub(super) fn file(&self, names: &[Name]) -> Result<Option<(Attr, Vec<Part>)>, Problem> {
         Ok(match self.at(names)? {
             Some(At::Layer(Node::File(attr, parts))) => Some((attr.clone(), parts.clone())),
-            Some(At::Image(stat)) if is_file(&stat) => {
-                Some((attr_of(&stat), vec![Part::Image(stat)]))
+            Some(At::Image(stat)) if is_file(stat) => {
+                Some((self.image.attr(stat)?, vec![Part::Image(stat)]))
             }
             _ => None,
         })
@@ -241,11 +218,11 @@ impl<'i> Tree<'i> {
                 let lower = dir.lower.as_ref().and_then(|lower| lower.get(name));
                 let made = match (dir.entries.get(name), lower) {
                     (None, Some(nid)) => {
-                        let stat = image.stat(*nid).map_err(image_error)?;
-                        if !is_dir(&stat) {
+                        let stat = image.stat(*nid)?;
+                        if !is_dir(stat) {
                             return Err(not_a_dir());
                         }
-                        merged(image, &stat)?
+                        merged(image, stat)?
                     }
                     (None | Some(Node::Whiteout), _) => {
                         let attr = Attr { mtime: *now, ..Attr::mode(0o755) };

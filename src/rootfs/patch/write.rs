@@ -5,17 +5,17 @@ use std::io::{self, Read};
 
 use super::error::{LayerError, PatchError, Problem};
 use super::limits::MAX_TOTAL_BYTES;
+use super::lower::Lower;
 use super::source::{Root, Scan, What};
 use super::tree::{Dir, Node, Part};
-use crate::image::erofs::reader::Image;
 use crate::image::erofs::{Builder, ErofsError};
 
 /// Bytes that are read of an image at a time.
-const CHUNK: u64 = 1 << 18;
+const CHUNK: usize = 1 << 18;
 
 /// What the contents of files are read from.
 pub(super) struct Contents<'a> {
-    pub(super) image: &'a Image,
+    pub(super) image: &'a Lower,
     pub(super) root: &'a Root,
     /// By patch.
     pub(super) scans: &'a [Option<Scan>],
@@ -144,11 +144,9 @@ impl Reader<'_> {
                 Ok(buffer.len())
             }
             Part::Image(stat) => {
-                let count = CHUNK.min(buffer.len() as u64);
-                let bytes = self.contents.image.read(stat, self.offset, count);
-                let bytes = bytes.map_err(io::Error::other)?;
-                buffer[..bytes.len()].copy_from_slice(&bytes);
-                Ok(bytes.len())
+                let count = CHUNK.min(buffer.len());
+                let read = self.contents.image.read(*stat, self.offset, &mut buffer[..count]);
+                read.map_err(io::Error::other)
             }
             Part::Source { patch, entry, .. } => {
                 let (file, hasher) = match &mut self.open {
