@@ -58,7 +58,7 @@ fn tree(root: &Path) {
         fs::create_dir_all(root.join(dir)).unwrap();
     }
     fs::write(root.join("etc/motd"), "motd\n").unwrap();
-    let big: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 249) as u8).collect();
+    let big: Vec<u8> = (0..3_000_000_u32).map(|at| u8::try_from(at % 249).unwrap()).collect();
     fs::write(root.join("etc/big"), big).unwrap();
     fs::set_permissions(root.join("etc/big"), Permissions::from_mode(0o640)).unwrap();
     fs::set_permissions(root.join("var"), Permissions::from_mode(0o1775)).unwrap();

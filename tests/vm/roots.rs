@@ -182,7 +182,7 @@ fn disks_are_roots() {
         let patched = sh(&env, &[], name, "cat /etc/patched; ls /etc /root").expect(0).stdout;
         assert_eq!(
             patched,
-            format!("{name}\n/etc:\nhosts\nhostname\npasswd\npatched\nwhat\n\n/root:\nnew\n")
+            format!("{name}\n/etc:\nhosts\npasswd\npatched\nwhat\n\n/root:\nnew\n")
         );
         assert_eq!(look(&env, name), format!("{what}\nmore\nown\n"), "{name}");
         env.msb(&format!("stop {name}")).expect(0);

@@ -53,7 +53,8 @@ fn tree(root: &Path) {
     // Enough for three levels of tables of 1 KiB; every other piece is a hole.
     let big = File::create(root.join("few/big")).unwrap();
     for piece in (0..400_u64).step_by(2) {
-        let bytes: Vec<u8> = (0..1024_u64).map(|at| ((at + piece) % 251 + 1) as u8).collect();
+        let bytes: Vec<u8> =
+            (0..1024_u64).map(|at| u8::try_from((at + piece) % 251 + 1).unwrap()).collect();
         big.write_all_at(&bytes, piece * 1024).unwrap();
     }
     big.write_all_at(b"far", 70 << 20).unwrap();
@@ -277,7 +278,8 @@ fn no_change_of_bytes_does_harm() {
                     at if random.below(2) == 0 => at,
                     at => (at + random.below(8)).min(disk_bytes.len() - 1),
                 };
-                let value = [0, 1, 2, 0x7f, 0x80, 0xff, random.below(256) as u8][random.below(7)];
+                let any = u8::try_from(random.below(256)).unwrap();
+                let value = [0, 1, 2, 0x7f, 0x80, 0xff, any][random.below(7)];
                 file.write_all_at(&[value], at as u64).unwrap();
                 undo.push(at);
             }
