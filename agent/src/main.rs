@@ -18,6 +18,7 @@
 mod boot;
 mod exec;
 mod fs;
+mod helper;
 mod log;
 mod metrics;
 mod port;

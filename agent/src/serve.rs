@@ -2,21 +2,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use msb_protocol::mux::{self, MuxStream};
 use msb_protocol::{
     BootConfig, BootFailed, ControlInput, ControlOutput, ExecFailure, ExecOutput, FsFailure,
-    FsReply, FsRequest, ProbeOutput, ProbeRequest, Request, agent_handshake, read_frame,
-    write_message,
+    FsReply, FsRequest, GrowReply, GrowRequest, ProbeOutput, ProbeRequest, Request,
+    agent_handshake, append_message, read_frame, write_message,
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::LocalSet;
 
-use crate::boot;
+use crate::boot::{self, Growth};
+use crate::helper;
 use crate::port::Port;
 use crate::reaper::Reaper;
 use crate::scripts::Scripts;
@@ -43,6 +45,8 @@ pub(crate) struct Agent {
     /// Exec sessions and requests on files that run.
     sessions: Cell<usize>,
     session_ended: Notify,
+    /// Held while a volume grows.
+    growing: Mutex<()>,
     /// Everything is stopped and the host has been told.
     finished: Notify,
 }
@@ -71,6 +75,7 @@ async fn serve(port: OwnedFd, place: Place) -> io::Result<()> {
         has_control: Cell::new(false),
         sessions: Cell::new(0),
         session_ended: Notify::new(),
+        growing: Mutex::new(()),
         finished: Notify::new(),
     });
     let collecting = agent.clone();
@@ -126,6 +131,7 @@ impl Agent {
             }
             Ok(Request::Fs(request)) => self.fs(request, reader, writer).await,
             Ok(Request::Scripts(scripts)) => self.replace_scripts(&scripts, writer).await,
+            Ok(Request::Grow(request)) => self.grow(request, writer).await,
             Ok(Request::Control) | Err(_) => {}
         }
     }
@@ -224,6 +230,42 @@ impl Agent {
         }
     }
 
+    async fn grow(&self, request: GrowRequest, mut writer: WriteHalf<MuxStream>) {
+        let failed = match self.refusal() {
+            Some(refusal) => Err(io::Error::other(refusal)),
+            None => {
+                let _one_at_a_time = self.growing.lock().await;
+                let mut grown = Ok(());
+                self.session(async { grown = self.start_growth(request, &mut writer).await }).await;
+                grown
+            }
+        };
+        if let Err(error) = failed {
+            let _ = write_message(&mut writer, &GrowReply::Failed(error.to_string())).await;
+        }
+        let _ = writer.shutdown().await;
+    }
+
+    /// Has a helper do it and answer; to its end, whether or not the host still listens.
+    async fn start_growth(
+        &self,
+        request: GrowRequest,
+        writer: &mut WriteHalf<MuxStream>,
+    ) -> io::Result<()> {
+        let (mut socket, pid) = {
+            let booted = self.booted.borrow();
+            let growth = booted.as_ref().and_then(|booted| booted.growth(request.share));
+            let growth = growth.ok_or_else(|| {
+                io::Error::other("the guest cannot make it larger while it is mounted")
+            })?;
+            helper::start(&growth.descriptors(), |socket| answer(&growth, socket))?
+        };
+        let exit = self.reaper.watch(pid);
+        helper::pass(&mut socket, writer).await;
+        let _ = exit.await;
+        Ok(())
+    }
+
     /// Why no session starts.
     fn refusal(&self) -> Option<&'static str> {
         match self.phase.get() {
@@ -259,4 +301,14 @@ impl Agent {
             ended.await;
         }
     }
+}
+
+/// In a helper: lets a volume grow, and says what came of it.
+fn answer(growth: &Growth<'_>, mut socket: &UnixStream) -> bool {
+    let reply = match growth.carry_out() {
+        Ok(()) => GrowReply::Grown,
+        Err(error) => GrowReply::Failed(error.to_string()),
+    };
+    let mut bytes = Vec::new();
+    append_message(&mut bytes, &reply).is_ok() && socket.write_all(&bytes).is_ok()
 }

@@ -13,6 +13,7 @@ use crate::reconcile::{Event, Outcome, Progress, Reporter, StepState};
 use crate::spec::{Condition, Name, ResourceId};
 
 use super::args::size;
+use super::escape::escape;
 use super::ui::{Tone, Ui};
 
 /// Draws the events of one run.
@@ -97,17 +98,14 @@ impl Reporter for Drawing<'_> {
         match event {
             Event::StepStarted { step } => self.started(step),
             Event::Progress { step, progress } => self.progress(step, &progress),
-            Event::StepDone { step, .. } => {
-                let more = match step.action {
-                    Action::GrowVolume { .. } => ", from its next mount on",
-                    _ => "",
-                };
-                self.ended(step, done(&step.action), more, Tone::Good);
+            Event::StepDone { step, output } => {
+                let more = output.notice.as_deref().map(|notice| format!(", {}", escape(notice)));
+                self.ended(step, done(&step.action), &more.unwrap_or_default(), Tone::Good);
             }
             Event::StepFailed { step, error } => {
                 let first = error.to_string();
                 let first = first.lines().next().unwrap_or_default();
-                let first = super::escape::escape(first);
+                let first = escape(first);
                 self.ended(step, "failed", &format!(": {first}"), Tone::Bad);
             }
             Event::StepSkipped { step, because } => {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::home::Home;
 use crate::reconcile::{
-    self, NewVolume, VolumeError, VolumeInfo, create_volume, list_volumes, remove_volume,
+    self, NewVolume, VolumeError, VolumeGrowth, VolumeInfo, create_volume, grow_volume,
+    list_volumes, remove_volume,
 };
 use crate::spec::{ByteSize, Name, VolumeKind};
 use crate::store::Store;
@@ -132,6 +133,19 @@ impl VolumeHandle {
     /// When it was made, in milliseconds since the Unix epoch.
     pub fn created_at(&self) -> i64 {
         self.info.row.created_ms
+    }
+
+    /// Makes a disk larger. A sandbox that runs with it sees the new size when this returns, or from
+    /// its next start on: what is returned says which. Needs a tokio runtime with I/O and time, and
+    /// takes at most a minute.
+    ///
+    /// # Errors
+    /// [`VolumeError::Shrinks`] for a smaller quota, [`VolumeError::NoSize`] for a directory.
+    pub async fn resize(&mut self, quota_mib: u64) -> Result<Vec<VolumeGrowth>, VolumeError> {
+        let size = ByteSize::from_bytes(quota_mib.saturating_mul(MIB));
+        let told = grow_volume(&self.home, &self.info.row, size).await?;
+        self.info.row.quota_bytes = Some(size.bytes());
+        Ok(told)
     }
 
     /// Removes it, with all that it holds.

@@ -216,7 +216,12 @@ impl RealHost {
         let name = match &step.resource {
             ResourceId::Sandbox(name) => name,
             ResourceId::Image(_) => return self.pull(step, progress).await,
-            ResourceId::Volume(name) => return self.volume(step, name),
+            ResourceId::Volume(name) => {
+                return match &step.action {
+                    Action::GrowVolume { quota } => self.grow_volume(name, *quota).await,
+                    _ => self.volume(step, name),
+                };
+            }
         };
         match &step.action {
             Action::CreateSandbox { spec, image_digest, origin_file } => {

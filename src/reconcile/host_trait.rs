@@ -47,6 +47,13 @@ pub trait Host: Send + Sync {
 pub struct StepOutput {
     /// Nothing had to be done: another command or an earlier run had done it.
     pub already: bool,
+    /// What whoever reads that it is done should know as well.
+    pub notice: Option<String>,
+}
+
+impl StepOutput {
+    /// Of a step that had nothing to do.
+    pub const ALREADY: Self = Self { already: true, notice: None };
 }
 
 /// Why a step failed.

@@ -32,8 +32,9 @@ pub use observe::{ObserveError, observe, rows};
 pub use one_off::{ONE_OFF, is_one_off};
 pub use report::{Event, Reporter, Silent};
 pub use volumes::{
-    FileError as VolumeFileError, NewVolume, VolumeError, VolumeInfo, VolumeUser, create_volume,
-    grow_volume, list_volumes, prunable_volumes, remove_volume, volume_path,
+    FileError as VolumeFileError, NewVolume, VolumeError, VolumeGrowth, VolumeInfo, VolumeUser,
+    create_volume, grow_volume, growth_notice, list_volumes, prunable_volumes, remove_volume,
+    volume_path,
 };
 
 /// Where tests have the process killed.

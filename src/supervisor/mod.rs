@@ -8,6 +8,7 @@ mod binds;
 mod capture;
 mod config;
 mod control;
+mod growth;
 mod health;
 mod hooks;
 mod identity;
@@ -25,6 +26,7 @@ mod restart;
 mod run;
 mod runs;
 mod scripts;
+mod serving;
 mod session;
 mod settle;
 mod state;
@@ -36,6 +38,7 @@ pub use control::{
     ControlClient, ControlError, ControlReply, ControlRequest, DeniedReason, ExecSession,
     JailLayer, MetricsSample, StatusEvent, Watch, wait_until,
 };
+pub use growth::GROWTH_PATIENCE;
 pub use identity::{boot_id, is_alive, kill, new_id, open as open_process, own, start_time};
 pub use launch::{LaunchError, Launched, Owner, launch, launch_attached};
 pub use process::supervise;

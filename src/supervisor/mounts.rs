@@ -5,7 +5,8 @@
 //! image  EROFS or a disk image ─┐               │ one disk each
 //! patches EROFS ┼ overlay = /                   │
 //! upper  ext4  ─┘                               │
-//! disk volumes  ext4, each at its path         ─┘ while there are places for devices
+//! disk volumes  ext4, each at its path         ─┘ while there are places for devices; what one gets
+//!                                                while it is mounted is a file of the file server
 //! more disk volumes                             files of the file server, by loop devices
 //! binds and directory volumes                   shares of one file server, over the port `files`
 //! tmpfs                                         memory of the guest
@@ -121,12 +122,14 @@ impl Mounts {
         }
         let serial = format!("{VOLUME_SERIAL}{}", self.guest.disks.len());
         self.disk(&serial, Some(file), readonly);
+        let share = if readonly { None } else { self.shared(file, readonly, ShareKind::Disk) };
         self.guest.disks.push(DiskMount {
             serial,
             path: at,
             fstype: VOLUME_FSTYPE.to_owned(),
             readonly,
             populate: !readonly,
+            share,
         });
     }
 
@@ -142,9 +145,22 @@ impl Mounts {
         populate: bool,
         kind: ShareKind,
     ) {
-        let Ok(share) = u32::try_from(self.shares.len()) else { return };
-        self.shares.push(Share { path: PathBuf::from(source), readonly, kind });
+        let Some(share) = self.shared(source, readonly, kind) else { return };
         let fstype = (kind == ShareKind::Disk).then(|| VOLUME_FSTYPE.to_owned());
         self.guest.shares.push(ShareMount { share, path: at, readonly, populate, fstype });
+    }
+    /// Has the file server serve something; its number.
+    fn shared(&mut self, source: &Path, readonly: bool, kind: ShareKind) -> Option<u32> {
+        let share = u32::try_from(self.shares.len()).ok()?;
+        self.shares.push(Share { path: PathBuf::from(source), readonly, kind });
+        Some(share)
+    }
+
+    /// The shares that are the disk `file`, where the guest writes to it.
+    pub(super) fn growing(&self, file: &Path) -> Vec<u32> {
+        let is_it =
+            |share: &Share| share.kind == ShareKind::Disk && !share.readonly && share.path == file;
+        let found = (0..).zip(&self.shares).filter(|(_, share)| is_it(share));
+        found.map(|(number, _)| number).collect()
     }
 }

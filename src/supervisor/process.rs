@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,9 +26,9 @@ use super::locks::{Locks, lock};
 use super::mounts::Mounts;
 use super::run::{self, Notice};
 use super::runs::{FAREWELL, Runs};
+use super::serving::{self, Files, Later};
 use super::state::Input;
 use super::{LaunchConfig, SandboxPaths, identity};
-use crate::files::{self, FileServer, Share, ShareKind};
 use crate::home::Home;
 use crate::runtime::{self, DriverChoice, HostLinks, Krun, Vm, VmConfig, VmExit};
 use crate::spec::{LogLevel, Status};
@@ -43,7 +42,7 @@ pub(super) const CONSOLE_MAX: u64 = 1 << 20;
 const CONSOLE_TAIL: u64 = 4 << 10;
 const CONSOLE_LINES: usize = 8;
 /// How long the last words on the link are waited for: they have been sent.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a thread that wrote to the store is kept for the next write.
 const KEEP_THREADS: Duration = Duration::from_millis(200);
 
@@ -180,9 +179,6 @@ async fn supervise_sandbox(orders: Orders, channel: &UnixStream) -> Result<(), S
     for (layer, why) in vm.0.jail().missing() {
         tracing::warn!(layer, why, "a layer of the jail does not hold");
     }
-    for (layer, why) in vm.2.iter().flat_map(|server| server.jail().missing()) {
-        tracing::warn!(layer, why, "a layer of the file server's jail does not hold");
-    }
     let launched = Launched { pid: identity.pid, run_id: identity.run_id.clone() };
     let begun = || answer(channel, &Answer::Listening(launched));
     let owner = channel.try_clone().map_err(|e| e.to_string())?;
@@ -249,23 +245,8 @@ fn give_up(home: &Home, config: &LaunchConfig, run: &RunIdentity, why: &str) {
     }
 }
 
-/// A disk that a VM process of another user had becomes this process's own, whose user the file
-/// server is.
-fn own_disks(shares: &[Share]) -> Result<(), String> {
-    let own = rustix::process::geteuid();
-    for share in shares.iter().filter(|share| share.kind == ShareKind::Disk) {
-        let path = &share.path;
-        let take = || match fs::metadata(path)?.uid() == own.as_raw() {
-            true => Ok(()),
-            false => rustix::fs::chown(path, Some(own), None).map_err(io::Error::from),
-        };
-        take().map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    Ok(())
-}
-
 /// The process of a VM, the supervisor's ends of its links, and what serves files to it.
-pub(super) type StartedVm = (Box<dyn Vm>, HostLinks, Option<FileServer>);
+pub(super) type StartedVm = (Box<dyn Vm>, HostLinks, Files);
 
 /// Starts the VM of a run, and what it needs.
 pub(super) fn start_vm(
@@ -275,7 +256,7 @@ pub(super) fn start_vm(
 ) -> Result<StartedVm, String> {
     binds::provide(&config.spec).map_err(|e| chain(&e))?;
     let mounts = Mounts::of(config);
-    own_disks(&mounts.shares)?;
+    serving::own_disks(&mounts.shares)?;
     let vm = VmConfig {
         run_id: run_id.to_owned(),
         sandbox: config.id.clone(),
@@ -288,17 +269,17 @@ pub(super) fn start_vm(
     };
     let (theirs, mut ours) = driver.links(vm.files).map_err(|e| e.to_string())?;
     // Before the VM, whose guest waits for it as soon as it boots.
-    let server = match ours.files.take() {
+    let files = match ours.files.take() {
         Some(stream) => {
-            let served = files::spawn(mounts.shares, stream, &config.id, config.require_jail);
-            Some(served.map_err(|e| format!("files cannot be shared: {}", chain(&e)))?)
+            let at_boot = !mounts.guest.shares.is_empty();
+            Files::new(Later::new(mounts.shares, stream, config), at_boot)?
         }
-        None => None,
+        None => Files::default(),
     };
     // On this thread, which lives as long as the process: the VM dies with the thread.
     let command = play_agent(driver.command(&vm), config);
     let vm = driver.spawn(command, theirs).map_err(|e| chain(&e))?;
-    Ok((vm, ours, server))
+    Ok((vm, ours, files))
 }
 
 /// Tests put a program of their own in the place of the `local` driver's agent.
@@ -327,23 +308,6 @@ pub(super) async fn watch_vm(vm: Arc<dyn Vm>, link: JoinHandle<()>, notices: mps
     };
     let _ = tokio::time::timeout(LAST_WORDS, link).await;
     let _ = notices.send(Notice::Input(Input::VmEnded(exit))).await;
-}
-
-/// Tells the end of the file server, unless it is that of the VM, which ends its stream. A server
-/// that is dropped is killed.
-pub(super) async fn watch_files(
-    server: FileServer,
-    vm: Arc<dyn Vm>,
-    notices: mpsc::Sender<Notice>,
-) {
-    let how = match server.wait().await {
-        Ok(VmExit::Code(code)) => format!("exit code {code}"),
-        Ok(VmExit::Signal(signal)) => format!("signal {signal}"),
-        Err(error) => error.to_string(),
-    };
-    if tokio::time::timeout(LAST_WORDS, vm.wait()).await.is_err() {
-        let _ = notices.send(Notice::Input(Input::FilesLost(how))).await;
-    }
 }
 
 /// A guest that did not come up says why on its console; if it does not, KVM is under suspicion.

@@ -31,6 +31,7 @@ pub(super) fn decide(
         (
             ControlRequest::Exec(_)
             | ControlRequest::Fs(_)
+            | ControlRequest::Grow { .. }
             | ControlRequest::Signal(_)
             | ControlRequest::Metrics,
             Phase::Booting,
@@ -46,9 +47,12 @@ pub(super) fn decide(
                 one_more(sessions)
             }
         }
-        (ControlRequest::Fs(_), Phase::Running) => one_more(sessions),
+        (ControlRequest::Fs(_) | ControlRequest::Grow { .. }, Phase::Running) => one_more(sessions),
         (
-            ControlRequest::Exec(_) | ControlRequest::Fs(_) | ControlRequest::Metrics,
+            ControlRequest::Exec(_)
+            | ControlRequest::Fs(_)
+            | ControlRequest::Grow { .. }
+            | ControlRequest::Metrics,
             Phase::Stopping | Phase::ShuttingDown | Phase::Leaving | Phase::Dying,
         ) => Err(DeniedReason::Stopping),
     }

@@ -13,6 +13,7 @@
 //! between probes.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,10 @@ use super::control::{Asked, ControlRequest, DeniedReason, Granted, JailLayer, St
 use super::health::{self, HealthChange};
 use super::logs::LogWriter;
 use super::metrics::HostSide;
+use super::mounts::Mounts;
 use super::requests::{self, MAX_SESSIONS};
 use super::restart::RunEnd;
+use super::serving::Files;
 use super::state::{Effect, Hook, Input, Phase, StateDriver};
 use super::{LaunchConfig, hooks, scripts, session, workload};
 use crate::runtime::Vm;
@@ -77,6 +80,7 @@ pub(super) struct Ended {
     /// The last status, which has not been told.
     pub(super) last: StatusEvent,
     pub(super) end: RunEnd,
+    pub(super) files: Files,
 }
 
 /// The run.
@@ -86,6 +90,7 @@ pub(super) struct Run {
     identity: RunIdentity,
     state: StateDriver,
     vm: Arc<dyn Vm>,
+    files: Files,
     log: Rc<RefCell<LogWriter>>,
     sinks: Sinks,
     opener: Option<Opener>,
@@ -121,7 +126,7 @@ impl Run {
     pub(super) fn new(
         config: LaunchConfig,
         identity: RunIdentity,
-        vm: Arc<dyn Vm>,
+        (vm, files): (Arc<dyn Vm>, Files),
         log: LogWriter,
         sinks: Sinks,
         place: Place,
@@ -136,6 +141,7 @@ impl Run {
             identity,
             state,
             vm,
+            files,
             log: Rc::new(RefCell::new(log)),
             sinks,
             opener: None,
@@ -232,7 +238,7 @@ impl Run {
                 || last.exit_code.is_some_and(|code| code != 0),
             asked: self.state.asked(),
         };
-        Ended { config: self.config, last, end }
+        Ended { config: self.config, last, end, files: self.files }
     }
 
     fn take(&mut self, input: Input) {
@@ -384,6 +390,7 @@ impl Run {
                 return self.session(Request::Exec(request));
             }
             ControlRequest::Fs(request) => return self.session(Request::Fs(*request)),
+            ControlRequest::Grow { file } => return self.grow(&file),
         }
         Ok(Granted::Done)
     }
@@ -403,6 +410,19 @@ impl Run {
         let permit = self.sessions.clone().try_acquire_owned();
         let permit = permit.map_err(|_| DeniedReason::TooManySessions)?;
         Ok(Granted::Session(opener, Box::new(request), permit))
+    }
+
+    fn grow(&mut self, file: &Path) -> Result<Granted, DeniedReason> {
+        let opener = self.opener.clone().ok_or(DeniedReason::NotReady)?;
+        let shares = Mounts::of(&self.config).growing(file);
+        if shares.is_empty() {
+            let why = format!("the sandbox does not write to {}", file.display());
+            return Err(DeniedReason::Invalid(why));
+        }
+        let permit = self.sessions.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| DeniedReason::TooManySessions)?;
+        self.files.need(&self.vm, &self.sinks.notices).map_err(DeniedReason::Failed)?;
+        Ok(Granted::Growth(opener, shares, permit))
     }
 
     fn update(&mut self, spec: SandboxSpec) {

@@ -31,8 +31,6 @@ use crate::store::{RunIdentity, now_ms};
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// How long the last words on the console are waited for: they have been sent.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long the file server may take to carry out what the VM asked last.
-const LAST_FILES: Duration = Duration::from_secs(10);
 
 /// A supervisor and its sandbox.
 #[derive(Debug)]
@@ -56,8 +54,6 @@ struct Begun {
     notices: mpsc::Receiver<Notice>,
     health: mpsc::Receiver<super::health::HealthChange>,
     console: JoinHandle<io::Result<()>>,
-    /// Ends with the file server, and ends it.
-    files: Option<JoinHandle<()>>,
 }
 
 /// Why no other run begins while one is waited for.
@@ -134,7 +130,7 @@ impl Runs {
         }
     }
 
-    fn begin(&self, identity: RunIdentity, (vm, links, server): StartedVm) -> Begun {
+    fn begin(&self, identity: RunIdentity, (vm, links, mut files): StartedVm) -> Begun {
         let (notices_in, notices) = mpsc::channel(16);
         let (health_in, health) = mpsc::channel(16);
         let (link, commands) = mpsc::channel(4);
@@ -148,30 +144,21 @@ impl Runs {
         let vm: Arc<dyn Vm> = Arc::from(vm);
         let watching = process::watch_vm(Arc::clone(&vm), link_task, notices_in.clone());
         tokio::task::spawn_local(watching);
-        let files = server.map(|server| {
-            let watching = process::watch_files(server, Arc::clone(&vm), notices_in.clone());
-            tokio::task::spawn_local(watching)
-        });
         let changes = self.changes.clone();
         let sinks = Sinks { link, notices: notices_in, health: health_in, changes };
         let log = LogWriter::new(&self.paths.logs());
-        let run = Run::new(self.config.clone(), identity, vm, log, sinks, self.place);
-        Begun { run, notices, health, console, files }
+        files.watch(&vm, &sinks.notices);
+        let run = Run::new(self.config.clone(), identity, (vm, files), log, sinks, self.place);
+        Begun { run, notices, health, console }
     }
 
     async fn finish(&mut self, begun: Begun) -> (StatusEvent, RunEnd) {
-        let Begun { run, notices, health, console, files } = begun;
+        let Begun { run, notices, health, console } = begun;
         let sources = Sources { notices, health, orders: &mut self.orders };
-        let Ended { config, mut last, end } = run.until_the_end(sources).await;
+        let Ended { config, mut last, end, files } = run.until_the_end(sources).await;
         self.config = config;
         let _ = tokio::time::timeout(LAST_WORDS, console).await;
-        if let Some(mut files) = files
-            && tokio::time::timeout(LAST_FILES, &mut files).await.is_err()
-        {
-            tracing::warn!("the file server did not end with the VM");
-            files.abort();
-            let _ = files.await;
-        }
+        files.finish().await;
         if last.status == Status::Crashed && !last.started {
             process::explain(&mut last, &self.config.driver, &self.paths.console_log());
         }
@@ -258,7 +245,8 @@ impl Runs {
             ControlRequest::Jail
             | ControlRequest::Metrics
             | ControlRequest::Exec(_)
-            | ControlRequest::Fs(_) => (Err(DeniedReason::NotReady), false),
+            | ControlRequest::Fs(_)
+            | ControlRequest::Grow { .. } => (Err(DeniedReason::NotReady), false),
         }
     }
 

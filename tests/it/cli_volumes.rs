@@ -88,7 +88,8 @@ fn made_listed_grown_and_removed_by_command() {
     let used = json(env.msb("volume inspect shared"))["volumes"][0]["used_bytes"].as_u64().unwrap();
     assert!((1 << 20..2 << 20).contains(&used), "{used}");
 
-    env.msb("volume resize pg 1GiB").expect(0);
+    let resized = env.msb("volume resize pg 1GiB").expect(0);
+    assert_eq!(resized.stderr, "volume pg: 1GiB, from its next mount on\n");
     assert_eq!(fs::metadata(&disk).unwrap().len(), 1 << 30);
     for (words, code, says) in [
         ("volume resize pg 512MiB", 1, "never shrinks"),
@@ -154,7 +155,10 @@ fn changes_of_a_declared_volume() {
     let before = env.row("db").run;
     let edited = SHOP.replace("64MiB", "128MiB").replace("\"yes\"", "\"no\"");
     env.write("Sandboxfile", &edited.replace("[volume.idle]", "protect = true\n[volume.idle]"));
-    env.msb("up -d").expect(0).ends_with("1 unchanged, 1 volume grown, 1 volume updated");
+    let up = env.msb("up -d").expect(0);
+    up.ends_with("1 unchanged, 1 volume grown, 1 volume updated");
+    let says = "grown, in sandbox shop/db from its next start on: the guest cannot make it larger";
+    assert!(up.stderr.contains(says), "{}", up.stderr);
     assert_eq!((fs::metadata(&disk).unwrap().len(), env.row("db").run), (128 << 20, before));
     assert_eq!(json(env.msb("-p shop volume inspect data"))["volumes"][0]["labels"]["keep"], "no");
 
@@ -294,9 +298,13 @@ fn killed_at_any_point() {
     let env = shop();
     env.msb("up -d").expect(0);
     env.write("Sandboxfile", &SHOP.replace("64MiB", "128MiB"));
-    killed(&env, "volume-grown", "up -d");
-    env.msb("up -d").expect(0);
-    assert_eq!(fs::metadata(path(&env, "shop/data")).unwrap().len(), 128 << 20);
+    for point in ["volume-grown", "volume-told"] {
+        killed(&env, point, "up -d");
+        assert_eq!(fs::metadata(path(&env, "shop/data")).unwrap().len(), 128 << 20);
+    }
+    // Until its sandbox has been told.
+    let up = env.msb("up -d").expect(0);
+    assert!(up.stderr.contains("from its next start on"), "{}", up.stderr);
     assert_eq!(env.msb("up -d").expect(0).stderr, "no changes\n");
 }
 

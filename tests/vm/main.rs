@@ -11,6 +11,7 @@ mod cli;
 #[path = "../it/environment.rs"]
 mod environment;
 mod files;
+mod growth;
 mod guest;
 mod jail;
 mod lifetime;

@@ -30,14 +30,14 @@ quota = "64MiB"
 "#;
 
 /// The file of the volume `name` of the project.
-fn disk(env: &Environment, name: &str) -> PathBuf {
+pub(crate) fn disk(env: &Environment, name: &str) -> PathBuf {
     let store = msb::store::Store::open_read_only(&env.home()).unwrap().unwrap();
     let row = store.volume(Some("shop"), name).unwrap().unwrap();
     msb::reconcile::volume_path(&env.home(), &row)
 }
 
 #[track_caller]
-fn check_disk(path: &Path) {
+pub(crate) fn check_disk(path: &Path) {
     let fsck = Command::new("e2fsck").args(["-f", "-n"]).arg(path).output();
     let fsck = fsck.expect("e2fsck is missing: install it with `apt-get install e2fsprogs`");
     assert!(fsck.status.success(), "{}", String::from_utf8_lossy(&fsck.stdout));

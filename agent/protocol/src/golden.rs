@@ -10,9 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
     ExecOutput, ExecRequest, ExitStatus, Frame, FsEntry, FsErrorKind, FsFailure, FsKind,
-    FsMetadata, FsPut, FsReply, FsRequest, FsWrite, GuestMetrics, HttpProbe, Node, Preamble,
-    ProbeOutput, ProbeRequest, Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode,
-    TmpfsMount, TreeItem, Tty,
+    FsMetadata, FsPut, FsReply, FsRequest, FsWrite, GrowReply, GrowRequest, GuestMetrics,
+    HttpProbe, Node, Preamble, ProbeOutput, ProbeRequest, Request, Rlimit, RootConfig, RootDisk,
+    ShareMount, StdinMode, TmpfsMount, TreeItem, Tty,
 };
 
 /// Gathers lines, checking that each message decodes as itself.
@@ -55,6 +55,7 @@ fn boot_config() -> BootConfig {
             fstype: "ext4".into(),
             readonly: false,
             populate: true,
+            share: Some(7),
         }],
         shares: vec![ShareMount {
             share: 1,
@@ -186,6 +187,9 @@ fn the_wire_form_stays() {
         net_tx_bytes: 7,
     };
     golden.add("metrics", &metrics);
+    golden.add("request.grow", &Request::Grow(GrowRequest { share: 3 }));
+    golden.add("grow.grown", &GrowReply::Grown);
+    golden.add("grow.failed", &GrowReply::Failed("x".into()));
     golden.add("probe.connected", &ProbeOutput::Connected);
     golden.add("probe.status", &ProbeOutput::Status(204));
     golden.add("probe.failed", &ProbeOutput::Failed("x".into()));

@@ -13,6 +13,7 @@
 //! Exec      host → stdin data, ExecInput     agent → Started | Failed, stdout/stderr data, Exited
 //! Scripts   —                                agent → FsReply
 //! Fs        host → data, a tree              agent → FsReply, data, a tree
+//! Grow                                       agent → GrowReply
 //! ```
 //!
 //! A frame is `kind: u8`, `length: u32` little-endian, then `length` bytes. Kind 0 is a CBOR
@@ -45,8 +46,9 @@ pub use fs::{
 pub use handshake::{HandshakeError, agent_handshake, host_handshake};
 pub use messages::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
-    ExecOutput, ExecRequest, ExitStatus, GuestMetrics, HttpProbe, ProbeOutput, ProbeRequest,
-    Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode, TmpfsMount, Tty,
+    ExecOutput, ExecRequest, ExitStatus, GrowReply, GrowRequest, GuestMetrics, HttpProbe,
+    ProbeOutput, ProbeRequest, Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode,
+    TmpfsMount, Tty,
 };
 pub use preamble::{Preamble, PreambleError, VERSION, VERSION_MIN};
 pub use root::FILE_SYSTEMS;

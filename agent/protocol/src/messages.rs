@@ -24,6 +24,25 @@ pub enum Request {
     /// Files of scripts by name, in the place of those that the guest has; then
     /// [`FsReply`](crate::FsReply) `Done` or `Failed`.
     Scripts(BTreeMap<String, String>),
+    /// A disk has become longer; then one [`GrowReply`], once its file system has.
+    Grow(GrowRequest),
+}
+
+/// A disk that the host has made longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrowRequest {
+    /// The share that the disk is: [`ShareMount::share`], or [`DiskMount::share`].
+    pub share: u32,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrowReply {
+    /// The mounted file system is as large as the disk.
+    Grown,
+    /// It is not, and why.
+    Failed(String),
 }
 
 /// A connection to something in the guest, to see whether it answers.
@@ -190,6 +209,10 @@ pub struct DiskMount {
     /// Copy what the root has at `path` into it when it is empty.
     #[serde(default)]
     pub populate: bool,
+    /// The share that is the same disk: by it the guest reaches what the disk gets while it is
+    /// mounted, which the device does not show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<u32>,
 }
 
 /// A share of the host's file server, mounted into the root.

@@ -6,10 +6,12 @@ mod etc;
 mod grow;
 mod image;
 mod loops;
+mod mapper;
 mod mounts;
 mod populate;
 mod relay;
 mod shares;
+mod volumes;
 
 use std::fmt::Display;
 use std::fs;
@@ -22,6 +24,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 pub(crate) use mounts::{Booted, mount_own};
 use relay::Relay;
+pub(crate) use volumes::Growth;
 
 use crate::log;
 
@@ -36,7 +39,8 @@ const SETTINGS: [(&str, &str); 2] = [
 pub(crate) fn set_up(config: &BootConfig) -> Result<Option<Booted>, BootFailed> {
     stage("set the clock", set_clock(config.clock_ns))?;
     // In the first mount namespace, which the agent goes back to while it is still needed.
-    let relay = match config.shares.is_empty() {
+    let grows = config.disks.iter().any(|disk| disk.share.is_some());
+    let relay = match config.shares.is_empty() && !grows {
         true => None,
         false => Some(stage("open the way to the file server", Relay::start())?),
     };
@@ -48,11 +52,11 @@ pub(crate) fn set_up(config: &BootConfig) -> Result<Option<Booted>, BootFailed> 
             log::line(&format!("writing /etc/hosts: {error}"));
         }
     }
-    let trees = match relay {
-        Some(relay) => shares::open(relay, config)?,
-        None => Vec::new(),
+    let shares = match relay {
+        Some(relay) => Some(shares::open(relay, config)?),
+        None => None,
     };
-    mounts::mount_all(config, &trees, &mut booted)?;
+    mounts::mount_all(config, shares, &mut booted)?;
     stage("set the host name", rustix::system::sethostname(config.hostname.as_bytes()))?;
     stage("bring up the loopback interface", bring_up_loopback())?;
     for (path, value) in SETTINGS {

@@ -25,7 +25,9 @@ use rustix::mount::{
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use super::populate::populate;
-use super::{devices, grow, image, loops, shares, stage};
+use super::shares::Shares;
+use super::volumes::{Growth, Volume, Volumes};
+use super::{devices, grow, image, loops, mapper, shares, stage};
 use crate::log;
 
 /// Where the root is put together; the boot disk has an empty directory there.
@@ -37,11 +39,19 @@ pub(crate) struct Booted {
     first: File,
     /// Disks that are written to.
     written: Vec<PathBuf>,
+    /// Those that may grow.
+    volumes: Volumes,
 }
 
 impl Booted {
+    /// The growth of the volume whose disk is `share`.
+    pub(crate) fn growth(&self, share: u32) -> Option<Growth<'_>> {
+        self.volumes.growth(share, &self.first)
+    }
+
     /// Unmounts everything, which no process may use any more.
     pub(crate) fn release(self) {
+        drop(self.volumes);
         let released = move_into_thread_name_spaces(
             std::os::fd::AsFd::as_fd(&self.first),
             ThreadNameSpaceType::MOUNT,
@@ -84,7 +94,7 @@ pub(super) fn assemble(root: &RootConfig) -> Result<Option<Booted>, BootFailed> 
         let merged = work_dir("root")?;
         let written = vec![stage("mount the disk image", image::mount_disk(disk, &merged))?];
         stage("enter root", enter(&merged))?;
-        return Ok(Some(Booted { first, written }));
+        return Ok(Some(Booted { first, written, volumes: Volumes::default() }));
     }
     let lowers = mount_lowers(root)?;
     let upper = work_dir("upper")?;
@@ -100,7 +110,7 @@ pub(super) fn assemble(root: &RootConfig) -> Result<Option<Booted>, BootFailed> 
     let merged = work_dir("root")?;
     stage("mount root", mount_overlay(&lowers, &upper, &merged))?;
     stage("enter root", enter(&merged))?;
-    Ok(Some(Booted { first, written }))
+    Ok(Some(Booted { first, written, volumes: Volumes::default() }))
 }
 
 /// Mounts what is not written to, topmost first.
@@ -214,45 +224,70 @@ impl Mount<'_> {
     }
 }
 
-/// Mounts disks, memory file systems and shares, parents before what is inside them. `trees` are the
-/// mounts of the shares, in their order.
+/// Mounts disks, memory file systems and shares, parents before what is inside them.
 pub(super) fn mount_all(
     config: &BootConfig,
-    trees: &[OwnedFd],
+    shares: Option<Shares>,
     booted: &mut Option<Booted>,
 ) -> Result<(), BootFailed> {
-    for mount in in_order(config, trees) {
+    let Shares { trees, whole } = shares.unwrap_or_default();
+    let mut volumes = Volumes { all: Vec::new(), shares: whole };
+    for mount in in_order(config, &trees) {
         let name = format!("mount {}", mount.path());
         match mount {
             Mount::Disk(disk) => {
                 let device = stage(&name, devices::disk(&disk.serial))?;
-                stage(&name, mount_disk(disk, &device))?;
-                if let Some(booted) = booted.as_mut().filter(|_| !disk.readonly) {
-                    booted.written.push(device);
+                let volume = volume(disk, device);
+                stage(&name, mount_disk(disk, &volume.device))?;
+                if !disk.readonly {
+                    volumes.all.push(volume);
                 }
             }
             Mount::Share(share, tree) if share.fstype.is_some() => {
                 let device = stage(&name, mount_loop(share, tree))?;
-                if let Some(booted) = booted.as_mut().filter(|_| !share.readonly) {
-                    booted.written.push(device);
+                if !share.readonly {
+                    let (share, path) = (share.share, share.path.clone());
+                    volumes.all.push(Volume { share: Some(share), path, device, mapped: None });
                 }
             }
             Mount::Tmpfs(tmpfs) => stage(&name, mount_tmpfs(tmpfs))?,
             Mount::Share(share, tree) => stage(&name, shares::attach(tree, share))?,
         }
     }
+    if let Some(booted) = booted {
+        booted.written.extend(volumes.all.iter().map(|volume| volume.device.clone()));
+        booted.volumes = volumes;
+    }
     Ok(())
+}
+
+/// The volume on `device`, by the device mapper where it may grow. Without one it does not.
+fn volume(disk: &DiskMount, device: PathBuf) -> Volume {
+    let (share, path) = (disk.share, disk.path.clone());
+    let map = || mapper::create(&disk.serial, &[&File::open(&device)?]);
+    match share.map(|_| map()) {
+        Some(Ok(made)) => {
+            let mapped = Some((disk.serial.clone(), device));
+            Volume { share, path, device: made, mapped }
+        }
+        Some(Err(error)) => {
+            log::line(&format!("{path}: its disk grows at the next boot only: {error}"));
+            Volume { share: None, path, device, mapped: None }
+        }
+        None => Volume { share, path, device, mapped: None },
+    }
 }
 
 /// Mounts a disk that is a file of the host's file server; its device.
 fn mount_loop(share: &ShareMount, tree: &OwnedFd) -> io::Result<PathBuf> {
-    let found = loops::attach(tree, share.readonly)?;
+    let found = loops::attach(tree, share.readonly, 0)?;
     let disk = DiskMount {
         serial: String::new(),
         path: share.path.clone(),
         fstype: share.fstype.clone().unwrap_or_default(),
         readonly: share.readonly,
         populate: share.populate,
+        share: None,
     };
     let mounted = mount_disk(&disk, &found.path);
     drop(found.device);
@@ -378,6 +413,7 @@ mod tests {
             fstype: String::new(),
             readonly: false,
             populate: false,
+            share: None,
         };
         let memory = |path: &str| TmpfsMount {
             path: path.to_owned(),

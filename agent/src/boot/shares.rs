@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use msb_protocol::{BootConfig, BootFailed, FilesPreamble, ShareMount};
-use rustix::fs::{CWD, FileType, fstat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat};
 use rustix::mount::{
     MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount,
     open_tree, unmount,
@@ -21,9 +21,19 @@ use crate::users;
 /// is there, before anything else runs.
 const WHOLE: &str = "/dev/shm";
 
-/// Mounts nowhere yet: each share's own, in the order of `config.shares`.
-pub(super) fn open(relay: Relay, config: &BootConfig) -> Result<Vec<OwnedFd>, BootFailed> {
-    let spec = config.user.as_deref().unwrap_or_default();
+/// What is shared, and mounted nowhere yet.
+#[derive(Default)]
+pub(super) struct Shares {
+    /// A mount of each share, in the order of `config.shares`.
+    pub(super) trees: Vec<OwnedFd>,
+    /// The directory of all shares, those that are not mounted at boot too.
+    pub(super) whole: Option<OwnedFd>,
+}
+
+/// Mounts the directory of the shares and takes hold of it. Asks the file server for nothing when
+/// there is nothing to mount: it may not be there yet.
+pub(super) fn open(relay: Relay, config: &BootConfig) -> Result<Shares, BootFailed> {
+    let spec = config.user.as_deref().filter(|_| !config.shares.is_empty()).unwrap_or_default();
     let owner = users::lookup(spec)
         .ok_or_else(|| io::Error::other(format!("there is no user or group {spec}")));
     let owner = stage("look up the user", owner)?;
@@ -37,6 +47,8 @@ pub(super) fn open(relay: Relay, config: &BootConfig) -> Result<Vec<OwnedFd>, Bo
     stage("mount the shares", mount("msb", WHOLE, "fuse", flags, Some(options.as_c_str())))?;
     let preamble = FilesPreamble { uid: owner.uid, gid: owner.gid };
     stage("begin to share", relay.begin(preamble))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let whole = stage("open the shares", rustix::fs::open(WHOLE, flags, Mode::empty()))?;
     let mut trees = Vec::new();
     for share in &config.shares {
         let root = Path::new(WHOLE).join(share.share.to_string());
@@ -44,7 +56,7 @@ pub(super) fn open(relay: Relay, config: &BootConfig) -> Result<Vec<OwnedFd>, Bo
         trees.push(stage(&format!("share {}", share.path), open_tree(CWD, root, flags))?);
     }
     stage("hide the shares", unmount(WHOLE, UnmountFlags::DETACH))?;
-    Ok(trees)
+    Ok(Shares { trees, whole: Some(whole) })
 }
 
 /// Puts the mount `tree` in its place.

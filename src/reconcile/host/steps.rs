@@ -33,7 +33,7 @@ impl RealHost {
             && let Some(record) = self.stored(image, digest).map_err(HostError::failed)?
         {
             self.make_layers_of(image, &record, progress).await?;
-            return Ok(StepOutput { already: true });
+            return Ok(StepOutput::ALREADY);
         }
         let meter = Arc::new(Meter::new(progress.clone()));
         let record = match digest {
@@ -213,7 +213,7 @@ impl RealHost {
         let event = event.map_err(HostError::failed)?;
         // A job may be through before anybody looks.
         if event.started || (event.status == Status::Stopped && event.error.is_none()) {
-            return Ok(StepOutput { already });
+            return Ok(StepOutput { already, notice: None });
         }
         Err(Self::ended(name, &event))
     }
@@ -360,7 +360,7 @@ impl RealHost {
     ) -> Result<StepOutput, HostError> {
         let row = match self.row(name, Some(id)) {
             Ok(row) if row.status.is_live() => row,
-            Ok(_) | Err(_) => return Ok(StepOutput { already: true }),
+            Ok(_) | Err(_) => return Ok(StepOutput::ALREADY),
         };
         match ControlClient::new(&self.home, id).stop(grace.map(Millis::ms)).await {
             Ok(())
@@ -393,7 +393,7 @@ impl RealHost {
         }
         crash_point("remove-after-row");
         self.remove_files(id)?;
-        Ok(StepOutput { already })
+        Ok(StepOutput { already, notice: None })
     }
 
     fn remove_files(&self, id: &str) -> Result<(), HostError> {

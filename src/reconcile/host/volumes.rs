@@ -8,7 +8,7 @@ use crate::store::{Durability, Store, VolumeRow, now_ms};
 use crate::supervisor::VolumePlace;
 
 use super::super::volumes::{
-    VolumeError, check_unused, remove, set_quota, update, volume_path, write_row,
+    VolumeError, check_unused, growth_notice, lengthen, remove, update, volume_path, write_row,
 };
 use super::super::{HostError, StepOutput, crash_point};
 use super::{RealHost, StepError};
@@ -20,12 +20,12 @@ impl RealHost {
         let found = found.map_err(HostError::failed)?;
         let done = match &step.action {
             Action::CreateVolume { spec } => match found {
-                Some(_) => return Ok(StepOutput { already: true }),
+                Some(_) => return Ok(StepOutput::ALREADY),
                 None => write_row(&store, &self.new_volume(step, name, spec)?),
             },
             Action::RemoveVolume => match found {
                 Some(row) => removed(&store, &row),
-                None => return Ok(StepOutput { already: true }),
+                None => return Ok(StepOutput::ALREADY),
             },
             action => {
                 let row = found.ok_or_else(|| gone(name))?;
@@ -35,13 +35,30 @@ impl RealHost {
                         let origin_file = origin_file(step).or(row.origin_file);
                         update(&store, &VolumeRow { labels, protect, origin_file, ..row })
                     }
-                    Action::GrowVolume { quota } => set_quota(&store, &row, *quota),
                     _ => return Err(HostError::failed(StepError::Unsupported("this step"))),
                 }
             }
         };
         done.map_err(HostError::failed)?;
         Ok(StepOutput::default())
+    }
+
+    /// Makes the disk of a volume longer, and has sandboxes that run with it see that.
+    pub(super) async fn grow_volume(
+        &self,
+        name: &Name,
+        size: ByteSize,
+    ) -> Result<StepOutput, HostError> {
+        let lengthened = {
+            let store = self.lock();
+            let found = store.volume(Some(self.project.as_str()), name.as_str());
+            let row = found.map_err(HostError::failed)?.ok_or_else(|| gone(name))?;
+            lengthen(&store, &row, size)
+        };
+        let growing = lengthened.map_err(HostError::failed)?;
+        let told = growing.tell().await;
+        growing.record(&self.lock()).map_err(HostError::failed)?;
+        Ok(StepOutput { already: false, notice: growth_notice(&told) })
     }
 
     fn new_volume(

@@ -157,26 +157,48 @@ struct Mounts {
 
 type Key = (Option<String>, String);
 
+/// The volumes that the sandbox of `row` mounts, by project and name, and whether it writes to them.
+fn mounts(row: &SandboxRow) -> Vec<(Key, bool)> {
+    // Whoever cannot be read uses nothing that this version knows of.
+    let Ok(mounts) = serde_json::from_str::<Mounts>(&row.spec_json) else { return Vec::new() };
+    let key = |mount: &Mount| {
+        let MountSource::Named { volume, external } = &mount.source else { return None };
+        let key = match external {
+            true => (None, volume.local().to_string()),
+            false => (Some(row.project.clone()), volume.to_string()),
+        };
+        Some((key, !mount.readonly))
+    };
+    mounts.volumes.values().filter_map(key).collect()
+}
+
+fn user(row: &SandboxRow) -> VolumeUser {
+    VolumeUser { project: row.project.clone(), sandbox: row.name.clone() }
+}
+
 /// Who mounts which volume, by project and name of the volume.
 fn users(rows: &[SandboxRow]) -> BTreeMap<Key, Vec<VolumeUser>> {
     let mut users: BTreeMap<Key, Vec<VolumeUser>> = BTreeMap::new();
     for row in rows {
-        // Whoever cannot be read uses nothing that this version knows of.
-        let Ok(mounts) = serde_json::from_str::<Mounts>(&row.spec_json) else { continue };
-        for mount in mounts.volumes.values() {
-            let MountSource::Named { volume, external } = &mount.source else { continue };
-            let key = match external {
-                true => (None, volume.local().to_string()),
-                false => (Some(row.project.clone()), volume.to_string()),
-            };
-            let user = VolumeUser { project: row.project.clone(), sandbox: row.name.clone() };
+        for (key, _) in mounts(row) {
             let users = users.entry(key).or_default();
-            if !users.contains(&user) {
-                users.push(user);
+            if !users.contains(&user(row)) {
+                users.push(user(row));
             }
         }
     }
     users
+}
+
+/// The sandboxes that live and write to the volume, with their ids.
+pub(super) fn writers_of(
+    store: &Store,
+    row: &VolumeRow,
+) -> Result<Vec<(VolumeUser, String)>, StoreError> {
+    let key = (row.project.clone(), row.name.clone());
+    let mut rows = store.all_sandboxes()?;
+    rows.retain(|row| row.status.is_live() && mounts(row).contains(&(key.clone(), true)));
+    Ok(rows.into_iter().map(|row| (user(&row), row.id)).collect())
 }
 
 /// Refuses a volume that a sandbox mounts or a process has.
@@ -199,7 +221,11 @@ pub(in crate::reconcile) fn check_unused(
 }
 
 /// Takes the lease of the volume's project, and cleans up after a command that was killed.
-fn lease(store: &Store, project: Option<&str>, command: &str) -> Result<Lease, VolumeError> {
+pub(super) fn lease(
+    store: &Store,
+    project: Option<&str>,
+    command: &str,
+) -> Result<Lease, VolumeError> {
     let me = supervisor::own(String::new()).map_err(VolumeError::Process)?;
     let holder = Holder {
         pid: me.pid,
@@ -279,7 +305,7 @@ pub fn create_volume(store: &Store, new: &NewVolume) -> Result<VolumeRow, Volume
     Ok(row)
 }
 
-fn check_size(size: ByteSize) -> Result<(), VolumeError> {
+pub(super) fn check_size(size: ByteSize) -> Result<(), VolumeError> {
     if (MIN_BYTES..=MAX_BYTES).contains(&size.bytes()) {
         Ok(())
     } else {
@@ -317,35 +343,6 @@ pub fn remove_volume(store: &Store, row: &VolumeRow) -> Result<(), VolumeError> 
         super::super::crash_point("volume-after-row");
         Ok(files::remove(store.home(), &row.id)?)
     })
-}
-
-/// Makes a disk larger; its file system grows when it is mounted the next time.
-///
-/// # Errors
-/// [`VolumeError::Shrinks`] for a smaller size, [`VolumeError::NoSize`] for a directory.
-pub fn grow_volume(store: &Store, row: &VolumeRow, size: ByteSize) -> Result<(), VolumeError> {
-    check_size(size)?;
-    let _lease = lease(store, row.project.as_deref(), "msb volume resize")?;
-    let row = store.volume_by_id(&row.id)?;
-    let row = row.ok_or_else(|| VolumeError::Unknown(String::new()))?;
-    set_quota(store, &row, size)
-}
-
-/// Makes the disk of `row` longer, and says so in its record and its row.
-pub(in crate::reconcile) fn set_quota(
-    store: &Store,
-    row: &VolumeRow,
-    size: ByteSize,
-) -> Result<(), VolumeError> {
-    let Some(has) = row.quota_bytes.filter(|_| row.kind == VolumeKind::Disk) else {
-        return Err(VolumeError::NoSize);
-    };
-    if size.bytes() < has {
-        return Err(VolumeError::Shrinks { name: row.title(), has });
-    }
-    files::grow(&volume_path(store.home(), row), size)?;
-    super::super::crash_point("volume-grown");
-    update(store, &VolumeRow { quota_bytes: Some(size.bytes()), ..row.clone() })
 }
 
 /// Writes what of a volume changes in place to its record and its row.

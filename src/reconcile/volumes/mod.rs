@@ -7,16 +7,19 @@
 //!
 //! create   journal(id) → tmp/ID → rename to volumes/ID → row       (one commit)
 //! remove   journal(id) → row goes (one commit) → volumes/ID goes
-//! grow     the file becomes longer → record → row; each again does no harm
+//! grow     the file becomes longer → guests are told → record → row; each again does no harm
 //! ```
 
 mod commands;
 mod files;
+mod growth;
 
 pub use commands::{
-    NewVolume, VolumeError, VolumeInfo, VolumeUser, create_volume, grow_volume, list_volumes,
-    prunable_volumes, remove_volume, volume_path,
+    NewVolume, VolumeError, VolumeInfo, VolumeUser, create_volume, list_volumes, prunable_volumes,
+    remove_volume, volume_path,
 };
-pub(super) use commands::{check_unused, set_quota, update, write_row};
+pub(super) use commands::{check_unused, update, write_row};
 pub use files::FileError;
 pub(super) use files::{read_record, remove};
+pub(super) use growth::lengthen;
+pub use growth::{VolumeGrowth, grow_volume, growth_notice};

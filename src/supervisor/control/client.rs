@@ -1,7 +1,7 @@
 //! The client's side.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use msb_protocol::{ExecRequest, FrameError, FsRequest, read_frame, write_message};
 use tokio::net::UnixStream;
@@ -162,6 +162,12 @@ impl ControlClient {
     /// Opens a stream for one request on the files of the guest. Dropping it ends the request.
     pub async fn fs(&self, request: FsRequest) -> Result<UnixStream, ControlError> {
         self.ask(&ControlRequest::Fs(Box::new(request))).await
+    }
+
+    /// Tells the sandbox that its disk `file` has become longer; returns when the guest's file system
+    /// has grown, which takes less than [`crate::supervisor::GROWTH_PATIENCE`].
+    pub async fn grow(&self, file: &Path) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::Grow { file: file.to_owned() }).await.map(drop)
     }
 
     async fn ask(&self, request: &ControlRequest) -> Result<UnixStream, ControlError> {

@@ -13,6 +13,7 @@
 //! Update   → Accepted, or Denied
 //! Jail     → the layers of the jail
 //! Metrics  → what it uses
+//! Grow     → Accepted once the guest has done it, or Denied
 //! Exec     → Accepted, then what the agent protocol says of an exec stream; or Denied
 //! Fs       → Accepted, then what the agent protocol says of an fs stream; or Denied
 //! ```

@@ -1,5 +1,7 @@
 //! The messages.
 
+use std::path::PathBuf;
+
 use msb_protocol::{ExecRequest, FsRequest};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,11 @@ pub enum ControlRequest {
     Jail,
     /// What it uses.
     Metrics,
+    /// A disk has become longer: let the file system on it grow.
+    Grow {
+        /// The disk's file.
+        file: PathBuf,
+    },
 }
 
 /// The first frame of the supervisor.
@@ -132,6 +139,9 @@ pub enum DeniedReason {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// It was tried, by this side or by the guest.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// What a sandbox is doing.

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::supervisor::growth;
 use crate::supervisor::metrics::{self, HostSide};
 use crate::supervisor::scripts;
 
@@ -53,6 +54,8 @@ pub(in crate::supervisor) enum Granted {
     Scripts(Opener, BTreeMap<String, String>),
     /// The guest may be asked what it uses.
     Metrics(Opener, Box<HostSide>),
+    /// The guest may be told which shares have grown; a session until the permit is dropped.
+    Growth(Opener, Vec<u32>, OwnedSemaphorePermit),
 }
 
 /// A socket that listens. Its file stays: whoever holds the sandbox's lock removes it.
@@ -178,6 +181,14 @@ async fn attend(
                     }
                     None => deny(stream, DeniedReason::NoAnswer).await,
                 },
+                Ok(Granted::Growth(opener, shares, _permit)) => {
+                    match growth::tell(&opener, &shares).await {
+                        Ok(()) => {
+                            let _ = write_message(&mut stream, &ControlReply::Accepted).await;
+                        }
+                        Err(reason) => deny(stream, reason).await,
+                    }
+                }
                 Ok(Granted::Session(opener, request, _permit)) => {
                     session(stream, &opener, &request).await;
                 }

@@ -383,7 +383,7 @@ fn ends(env: &Environment) {
     assert_eq!(env.row("root").exit_code, Some(143));
 
     let supervisor = supervisor_process(env, "user");
-    kill_process(file_server(env, "user"), Signal::KILL).unwrap();
+    kill_process(file_server(env, "user").unwrap(), Signal::KILL).unwrap();
     wait_for_end(&supervisor);
     let row = env.row("user");
     assert_eq!(row.error.as_deref(), Some("the file server has ended: signal 9"));
@@ -391,7 +391,7 @@ fn ends(env: &Environment) {
 }
 
 /// The process that serves files to a sandbox: a child of its supervisor.
-fn file_server(env: &Environment, name: &str) -> Pid {
+pub(crate) fn file_server(env: &Environment, name: &str) -> Option<Pid> {
     let supervisor = env.row(name).run.unwrap().pid;
     let is_it = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -402,5 +402,5 @@ fn file_server(env: &Environment, name: &str) -> Pid {
     let processes = fs::read_dir("/proc").unwrap();
     let mut found =
         processes.filter_map(|process| is_it(process.ok()?.file_name().to_str()?.parse().ok()?));
-    Pid::from_raw(i32::try_from(found.next().unwrap()).unwrap()).unwrap()
+    Pid::from_raw(i32::try_from(found.next()?).unwrap())
 }

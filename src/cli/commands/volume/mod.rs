@@ -8,10 +8,11 @@ use serde_json::json;
 
 use crate::cli::args::{Global, VolumeCreate, VolumeNames, VolumeResize, Volumes, size};
 use crate::cli::error::{CliError, Exit};
-use crate::cli::project;
+use crate::cli::escape::escape;
 use crate::cli::ui::Ui;
+use crate::cli::{interrupt, project};
 use crate::reconcile::{
-    NewVolume, VolumeError, VolumeInfo, create_volume, grow_volume, list_volumes,
+    NewVolume, VolumeError, VolumeInfo, create_volume, grow_volume, growth_notice, list_volumes,
 };
 use crate::store::Store;
 
@@ -57,9 +58,11 @@ fn inspect(ui: &Ui, global: &Global, args: &VolumeNames) -> Result<Exit, CliErro
 fn resize(ui: &Ui, global: &Global, args: &VolumeResize) -> Result<Exit, CliError> {
     let all = all()?;
     let info = find(&all, global, &args.name)?;
-    grow_volume(&Store::open(&project::home()?)?, &info.row, args.size)?;
-    let name = info.row.title();
-    ui.say(&format!("volume {name}: {} at its next mount", size(args.size.bytes())));
+    let home = project::home()?;
+    let growth = grow_volume(&home, &info.row, args.size);
+    let told = interrupt::runtime()?.block_on(growth)?;
+    let notice = growth_notice(&told).map(|notice| format!(", {}", escape(&notice)));
+    ui.say(&format!("volume {}: {}{}", info.row.title(), args.size, notice.unwrap_or_default()));
     Ok(Exit::Ok)
 }
 
