@@ -191,7 +191,7 @@ fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
 }
 
 /// Linux's SIGWINCH.
-const WINCH: i32 = 28;
+pub(crate) const WINCH: i32 = 28;
 /// SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2 are passed on.
 const PASSED: [i32; 7] = [1, 2, 3, 15, 10, 12, WINCH];
 
@@ -224,7 +224,7 @@ impl Signals {
     }
 
     /// The next signal's number. Cancellation-safe.
-    async fn next(&mut self) -> i32 {
+    pub(crate) async fn next(&mut self) -> i32 {
         std::future::poll_fn(|context| {
             for (number, signal) in &mut self.0 {
                 if signal.poll_recv(context).is_ready() {

@@ -30,6 +30,7 @@ mod project;
 mod reference;
 mod takeover;
 mod terminal;
+mod top;
 mod ui;
 
 use std::process::ExitCode;

@@ -121,6 +121,11 @@ impl Ui {
         self.out_terminal
     }
 
+    /// Whether standard output is coloured.
+    pub(crate) const fn stdout_is_colored(&self) -> bool {
+        self.out_color
+    }
+
     /// Writes `text` to standard output as it is.
     pub(crate) fn data(&self, text: &str) -> Result<(), CliError> {
         self.bytes(text.as_bytes())

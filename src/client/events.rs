@@ -50,6 +50,13 @@ impl EventFollower {
         Ok(Self { store, changes: readable(changes)?, project, after: seq })
     }
 
+    /// [`EventFollower::open`], of the events that are recorded from here on.
+    pub fn from_now(home: &Home, project: Option<&str>) -> Result<Self, EventError> {
+        let mut follower = Self::open(home, project, 0)?;
+        follower.after = follower.store.newest_event()?.unwrap_or(0);
+        Ok(follower)
+    }
+
     /// The next events: one at least. Cancellation-safe.
     pub async fn next(&mut self) -> Result<Vec<EventRow>, EventError> {
         loop {

@@ -82,10 +82,16 @@ impl Store {
 impl Store {
     /// The sequence number of the oldest event that is kept; `None` when there is none.
     pub fn oldest_event(&self) -> Result<Option<i64>, StoreError> {
-        let read = || {
-            self.conn
-                .query_row("SELECT min(seq) FROM event", [], |row| row.get::<_, Option<i64>>(0))
-        };
+        self.event_number("SELECT min(seq) FROM event")
+    }
+
+    /// The sequence number of the newest event; `None` when there is none.
+    pub fn newest_event(&self) -> Result<Option<i64>, StoreError> {
+        self.event_number("SELECT max(seq) FROM event")
+    }
+
+    fn event_number(&self, query: &str) -> Result<Option<i64>, StoreError> {
+        let read = || self.conn.query_row(query, [], |row| row.get::<_, Option<i64>>(0));
         self.sql("read the events", read())
     }
 }

@@ -22,6 +22,7 @@ mod cli_patches;
 mod cli_registry;
 mod cli_session;
 mod cli_terminal;
+mod cli_top;
 mod cli_up;
 mod cli_volumes;
 mod cli_watching;

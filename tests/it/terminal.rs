@@ -84,13 +84,20 @@ impl Terminal {
     /// Reads some; false once no process has the terminal.
     #[track_caller]
     fn read(&mut self) -> bool {
+        let Some(bytes) = self.bytes() else { return false };
+        self.said.push_str(&String::from_utf8_lossy(&bytes));
+        true
+    }
+
+    /// What is written next, as it is; none once no process has the terminal.
+    #[track_caller]
+    pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
         let limit = Timespec::try_from(LIMIT).unwrap();
         let ready = poll(&mut [PollFd::new(&self.ours, PollFlags::IN)], Some(&limit)).unwrap();
         assert_eq!(ready, 1, "silence after {:?}", self.said);
         let mut buffer = [0; 4096];
-        let Ok(length @ 1..) = rustix::io::read(&self.ours, &mut buffer) else { return false };
-        self.said.push_str(&String::from_utf8_lossy(&buffer[..length]));
-        true
+        let Ok(length @ 1..) = rustix::io::read(&self.ours, &mut buffer) else { return None };
+        Some(buffer[..length].to_vec())
     }
 
     /// Whether keys go to the program as they are, without an echo.

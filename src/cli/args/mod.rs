@@ -8,6 +8,7 @@ mod session;
 mod volumes;
 mod watching;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -23,7 +24,7 @@ pub(crate) use lifecycle::{
 };
 pub(crate) use session::{Attach, Exec, Kill, Logs, Run, Shell};
 pub(crate) use volumes::{VolumeCreate, VolumeNames, VolumePrune, VolumeResize, Volumes};
-pub(crate) use watching::{Events, Filter, Graph, GraphFormat, Stats, Until, Wait};
+pub(crate) use watching::{Events, Filter, Graph, GraphFormat, Stats, Top, Until, Wait};
 
 /// Compose for microVMs: a Sandboxfile declares sandboxes, `msb up` makes the machine match it
 #[derive(Debug, Parser)]
@@ -56,6 +57,24 @@ pub(crate) struct Global {
     /// Say nothing but results and errors
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+}
+
+impl Global {
+    /// The words that have another `msb` mean the same project.
+    pub(crate) fn project_words(&self) -> Vec<OsString> {
+        let names = |names: &[Name]| names.iter().map(|name| name.to_string().into()).collect();
+        let paths = |paths: &[PathBuf]| paths.iter().map(|path| path.clone().into()).collect();
+        let flags: [(&str, Vec<OsString>); 4] = [
+            ("--file", paths(&self.files)),
+            ("--project", names(self.project.as_slice())),
+            ("--profile", names(&self.profiles)),
+            ("--env-file", paths(&self.env_files)),
+        ];
+        let words = flags.into_iter().flat_map(|(flag, values)| {
+            values.into_iter().flat_map(move |value| [flag.into(), value])
+        });
+        words.collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -97,6 +116,8 @@ pub(crate) enum Command {
     Wait(Wait),
     /// Show what running sandboxes use, once a second
     Stats(Stats),
+    /// Watch the project's sandboxes on the whole terminal, and restart, stop or enter them
+    Top(Top),
     /// Show which sandboxes depend on which
     Graph(Graph),
     /// Show what the workload of a sandbox writes, until it ends, and end as it did
@@ -259,6 +280,13 @@ mod tests {
         assert_eq!(cli.global.files, [PathBuf::from("b")]);
         let cli = Cli::parse_from(["msb", "up", "-f", "a", "-f", "b", "-d", "web"]);
         assert_eq!(cli.global.files, [PathBuf::from("a"), PathBuf::from("b")]);
+    }
+
+    #[test]
+    fn another_msb_is_told_the_same_project() {
+        let words = ["--file", "a", "--file", "b", "--project", "p", "--env-file", "e"];
+        let cli = Cli::parse_from(["msb", "ps"].into_iter().chain(words));
+        assert_eq!(cli.global.project_words(), words);
     }
 
     #[test]

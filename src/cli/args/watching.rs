@@ -101,6 +101,15 @@ pub(crate) struct Graph {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// Only these sandboxes; default all
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Stats {
     /// Only these sandboxes; default all that run
     #[arg(value_name = "SANDBOX")]

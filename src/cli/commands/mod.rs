@@ -33,8 +33,10 @@ mod wait;
 use super::args::{Cli, Command};
 use super::error::{CliError, Exit};
 use super::takeover::take_over;
+use super::top;
 use super::ui::Ui;
 
+pub(super) use ps::{span as span_text, status as status_text};
 pub(super) use setup::hint as setup_hint;
 
 /// Runs the chosen command.
@@ -53,6 +55,7 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Events(args) => events::run(ui, global, &args),
         Command::Wait(args) => wait::run(ui, global, &args),
         Command::Stats(args) => stats::run(ui, global, &args),
+        Command::Top(args) => top::run(ui, global, &args),
         Command::Graph(args) => graph::run(ui, global, &args),
         Command::Attach(args) => attach::run(ui, global, &args),
         Command::Exec(args) => exec::exec(ui, global, &args),
@@ -93,6 +96,7 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Events(_)
             | Command::Wait(_)
             | Command::Stats(_)
+            | Command::Top(_)
             | Command::Attach(_)
             | Command::Exec(_)
             | Command::Shell(_)

@@ -75,7 +75,7 @@ fn table(ui: &Ui, rows: &[SandboxRow], due: &Due) -> Result<(), CliError> {
 
 /// The status with what qualifies it, such as `running (healthy)`, `stopped (exit 1)` and
 /// `restarting in 4s (exit 1)`; `due_ms` is the time to the next run.
-fn status(row: &SandboxRow, due_ms: Option<i64>) -> (String, Tone) {
+pub(crate) fn status(row: &SandboxRow, due_ms: Option<i64>) -> (String, Tone) {
     let tone = match (row.status, row.health, row.exit_code) {
         (Status::Crashed, _, _)
         | (Status::Running, Some(Health::Unhealthy), _)
@@ -107,7 +107,12 @@ fn status(row: &SandboxRow, due_ms: Option<i64>) -> (String, Tone) {
 fn age(row: &SandboxRow, now: i64) -> String {
     let since =
         if row.status.is_live() { row.started_ms } else { row.finished_ms.or(row.started_ms) };
-    let seconds = (now - since.unwrap_or(row.created_ms)).max(0) / 1000;
+    span(now - since.unwrap_or(row.created_ms))
+}
+
+/// A time of `ms` milliseconds in its largest unit.
+pub(crate) fn span(ms: i64) -> String {
+    let seconds = ms.max(0) / 1000;
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),
