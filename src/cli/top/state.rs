@@ -166,7 +166,7 @@ impl History {
         let mut bars: Vec<f64> = Vec::new();
         for (index, sample) in self.samples.iter().enumerate() {
             match bars.last_mut() {
-                Some(bar) if (first + index) % part != 0 => *bar = bar.max(*sample),
+                Some(bar) if !(first + index).is_multiple_of(part) => *bar = bar.max(*sample),
                 _ => bars.push(*sample),
             }
         }
