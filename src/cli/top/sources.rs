@@ -224,6 +224,8 @@ async fn follow(before: Vec<LogRecord>, mut follower: LogFollower, send: mpsc::S
             }
         };
         batch = Event::Log { fresh: false, records };
-        tokio::time::sleep(LOG_PAUSE).await;
+        if !follower.is_behind() {
+            tokio::time::sleep(LOG_PAUSE).await;
+        }
     }
 }
