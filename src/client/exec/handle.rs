@@ -109,7 +109,10 @@ impl ExecHandle {
         let told = self.events.recv().await.unwrap_or(Err(ExecError::Gone));
         self.ended = matches!(told, Err(_) | Ok(ExecEvent::Exited(_)));
         match (told?, self.timeout) {
-            (ExecEvent::Exited(status), Some(after)) if self.expired.load(Ordering::SeqCst) => {
+            // One that ended by itself was not killed, however late its end is heard of.
+            (ExecEvent::Exited(status @ ExitStatus::Signal(KILL)), Some(after))
+                if self.expired.load(Ordering::SeqCst) =>
+            {
                 let output = ExecOutput { status, stdout: Vec::new(), stderr: Vec::new() };
                 Err(ExecError::TimedOut { after, output: Box::new(output) })
             }
@@ -257,7 +260,10 @@ impl ExecSink {
 
 /// Kills a command that takes too long.
 async fn expire(control: ExecControl, timeout: Duration, expired: Arc<AtomicBool>) {
-    tokio::time::sleep(timeout).await;
+    tokio::select! {
+        () = control.cut.cancelled() => return,
+        () = tokio::time::sleep(timeout) => {}
+    }
     expired.store(true, Ordering::SeqCst);
     control.kill().await;
     tokio::time::sleep(REAP_PATIENCE).await;
