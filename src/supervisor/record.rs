@@ -39,19 +39,14 @@ pub(super) async fn record(
             pending.push(more);
         }
         let Some(last) = pending.last().cloned() else { continue };
-        let entries = entries(&before, &pending);
-        if worth_a_row(&before, &last) {
-            let (subject, event) = (subject.clone(), last.clone());
-            let begins = last.run_id != before.run_id;
-            let written =
-                tokio::task::spawn_blocking(move || write(&subject, &event, begins, &entries));
-            match written.await {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => tracing::warn!("the sandbox has no row of this run"),
-                Ok(Err(error)) => {
-                    tracing::error!(error = super::link::chain(&error), "status not recorded");
-                }
-                Err(error) => tracing::error!(%error, "status not recorded"),
+        pending.retain(|event| !is_passing(event));
+        if let Some(now) = pending.pop() {
+            let entries = entries(&before, pending.iter().chain([&now]));
+            let begins = now.run_id != before.run_id;
+            let is_new = (now.status, now.health) != (before.status, before.health);
+            before = now.clone();
+            if begins || is_new || !entries.is_empty() {
+                keep(&subject, now, begins, entries).await;
             }
         }
         if last.has_ended()
@@ -59,25 +54,33 @@ pub(super) async fn record(
         {
             release();
         }
-        before = last.clone();
         watchers.send_replace(last);
     }
 }
 
-/// A run that ends by itself passes through `draining` on its way: no row is written for that.
-fn worth_a_row(before: &StatusEvent, now: &StatusEvent) -> bool {
-    let by_itself = now.status == Status::Draining && now.exit_code.is_some();
-    !by_itself
-        && (now.status != before.status
-            || now.health != before.health
-            || now.run_id != before.run_id)
+/// A run that ends by itself passes through `draining` on its way: that is not recorded.
+fn is_passing(event: &StatusEvent) -> bool {
+    event.status == Status::Draining && event.exit_code.is_some()
+}
+
+async fn keep(subject: &Arc<Subject>, now: StatusEvent, begins: bool, entries: Vec<Entry>) {
+    let subject = Arc::clone(subject);
+    let written = tokio::task::spawn_blocking(move || write(&subject, &now, begins, &entries));
+    match written.await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => tracing::warn!("the sandbox has no row of this run"),
+        Ok(Err(error)) => {
+            tracing::error!(error = super::link::chain(&error), "status not recorded");
+        }
+        Err(error) => tracing::error!(%error, "status not recorded"),
+    }
 }
 
 /// An event of the store: its kind, and more as JSON.
 type Entry = (&'static str, Option<String>);
 
 /// The events that `pending` stand for.
-fn entries(before: &StatusEvent, pending: &[StatusEvent]) -> Vec<Entry> {
+fn entries<'a>(before: &StatusEvent, pending: impl Iterator<Item = &'a StatusEvent>) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut before = (before.status, before.health);
     for event in pending {
@@ -145,4 +148,82 @@ fn write(
         }
         Ok(true)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::NewSandbox;
+    use crate::supervisor::identity;
+
+    fn event(status: Status, health: Option<Health>, exit_code: Option<i32>) -> StatusEvent {
+        StatusEvent {
+            id: "s".into(),
+            run_id: "r".into(),
+            at_ms: 0,
+            status,
+            health,
+            started: true,
+            exit_code,
+            error: None,
+            probe_output: None,
+            vm_pid: None,
+            restarts: 0,
+            restart_at_ms: None,
+        }
+    }
+
+    /// A store with one sandbox, in its first run.
+    fn subject(home: &Home) -> Result<Subject, Box<dyn std::error::Error>> {
+        let owner = identity::own("r".into())?;
+        let row = NewSandbox {
+            id: "s",
+            project: "p",
+            name: "web",
+            spec_json: "{}",
+            spec_hash: "h",
+            image_digest: None,
+            origin_file: None,
+            protect: false,
+            driver: None,
+        };
+        Store::open(home)?.write(Durability::Relaxed, |w| {
+            w.put_project("p", "/", &[])?;
+            w.create_sandbox(&row)?;
+            w.begin_run("s", &owner)?;
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(Subject { home: home.clone(), project: "p".into(), name: "web".into(), owner })
+    }
+
+    #[tokio::test]
+    async fn what_comes_at_once_is_recorded_like_what_comes_one_by_one()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let home = Home::at(dir.path().join("home"));
+        let (watchers, mut told) = watch::channel(event(Status::Starting, None, None));
+        let (send, changes) = mpsc::unbounded_channel();
+        // In batches: those that arrive while the last one is written.
+        let healthy = || event(Status::Running, Some(Health::Healthy), None);
+        let batches = [
+            vec![event(Status::Running, None, None), healthy()],
+            vec![event(Status::Running, Some(Health::Unhealthy), None), healthy()],
+            vec![healthy(), event(Status::Draining, Some(Health::Healthy), Some(3))],
+            vec![event(Status::Stopped, Some(Health::Healthy), Some(3))],
+        ];
+        let subject = Arc::new(subject(&home)?);
+        let recorder = tokio::spawn(record(subject, changes, watchers, || ()));
+        for batch in batches {
+            for event in batch {
+                send.send(event)?;
+            }
+            told.changed().await?;
+        }
+        drop(send);
+        recorder.await?;
+        let events = Store::open(&home)?.events_since(None, 0, 100)?;
+        let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+        assert_eq!(kinds, ["running", "healthy", "unhealthy", "healthy", "stopped"]);
+        Ok(())
+    }
 }

@@ -236,7 +236,7 @@ impl Run {
             failed: last.status == Status::Crashed
                 || !last.started
                 || last.exit_code.is_some_and(|code| code != 0),
-            asked: self.state.asked(),
+            asked: self.state.asked() || self.draining,
         };
         Ended { config: self.config, last, end, files: self.files }
     }

@@ -71,8 +71,8 @@ async fn a_vm_that_crashes_counts_as_a_failure() {
 async fn a_sandbox_that_waits_for_its_next_run_can_be_stopped() {
     let bench = bench();
     let up = bench.up(SandboxSpec { restart: RestartPolicy::Always, ..sh("exit 3") }).await;
-    // Long enough a pause that the rest finds it waiting.
-    let waits = |event: &StatusEvent| event.status == Status::Restarting && event.restarts >= 5;
+    // Long enough a pause (6.4 s) that the rest finds it waiting.
+    let waits = |event: &StatusEvent| event.status == Status::Restarting && event.restarts >= 6;
     let event = up.until(waits).await;
     assert_eq!((event.exit_code, event.vm_pid), (Some(3), None), "{event:?}");
     assert!(event.restart_at_ms.is_some());
@@ -120,5 +120,23 @@ async fn time_that_is_up_ends_a_sandbox_for_good() {
     assert_eq!((event.status, event.exit_code), (Status::Stopped, Some(124)), "{event:?}");
     assert_eq!(event.error.as_deref(), Some("stopped after its max_duration of 1ms"));
     assert_eq!(bench.row(&up.config.id).error, event.error);
+    gone(up.launched.pid).await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_drained_is_not_started_again() {
+    let bench = bench();
+    let go = bench._dir.path().join("go");
+    let script = format!("until test -e {}; do sleep 0.01; done; exit 3", go.display());
+    let up = bench.up(SandboxSpec { restart: RestartPolicy::Always, ..sh(&script) }).await;
+    up.running().await;
+    let request = ExecRequest { stdin: StdinMode::Pipe, ..command("exec cat") };
+    let _session = within(up.client.exec(request)).await.unwrap();
+    within(up.client.drain()).await.unwrap();
+    assert_eq!(within(up.client.status()).await.unwrap().status, Status::Draining);
+    // The workload comes to its end before the session does.
+    fs::write(&go, "").unwrap();
+    let event = up.until(|event| event.status == Status::Restarting).await;
+    assert_eq!((event.status, event.exit_code), (Status::Stopped, Some(3)), "{event:?}");
     gone(up.launched.pid).await;
 }
