@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::home::Home;
 use crate::store::{Store, StoreError};
@@ -10,6 +11,8 @@ use crate::supervisor::{self, ControlClient, ControlError, MetricsSample};
 
 /// The time between the two samples that one measurement takes.
 const SPAN: Duration = Duration::from_millis(250);
+/// How long one of all sandboxes may take, so that one that hangs does not hold up the rest.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a sandbox uses. Byte counts of disks and the network are since its last start; what the guest's
 /// kernel counts is the guest's word, within the bounds of its machine.
@@ -105,7 +108,7 @@ pub async fn all_sandbox_metrics(home: &Home) -> Result<Vec<SandboxMetrics>, Met
     for row in rows {
         let home = home.clone();
         measuring.spawn(async move {
-            let metrics = metrics(&home, &row.id).await.ok()?;
+            let metrics = timeout(PATIENCE, metrics(&home, &row.id)).await.ok()?.ok()?;
             Some(SandboxMetrics { project: row.project, name: row.name, id: row.id, metrics })
         });
     }

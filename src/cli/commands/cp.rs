@@ -1,5 +1,6 @@
 //! `msb cp`: files and trees into a running sandbox, or out of one.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,7 +55,14 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Cp) -> Result<Exit, CliError>
     let exit = runtime.block_on(async {
         let mut interrupts = interrupt::Interrupts::listen()?;
         tokio::select! {
-            done = copy(&fs, job, options, seen.watch()) => Ok(done.map(|()| Exit::Ok)?),
+            done = copy(&fs, job, options, seen.watch()) => match done {
+                Err(FsError::Host { source, .. })
+                    if has_stream && source.kind() == io::ErrorKind::BrokenPipe =>
+                {
+                    Ok(Exit::BrokenPipe)
+                }
+                done => Ok(done.map(|()| Exit::Ok)?),
+            },
             () = interrupts.next() => Ok(Exit::Interrupted),
         }
     });
@@ -78,7 +86,7 @@ async fn copy(
     match job {
         Job::In(from, to) => fs.copy_from_host_with(from, to, options, watch).await,
         Job::Out(from, to) => fs.copy_to_host_with(from, to, options, watch).await,
-        Job::TarIn(to) => fs.copy_from_tar(std::io::stdin(), to, options, watch).await,
+        Job::TarIn(to) => fs.copy_from_tar(io::stdin(), to, options, watch).await,
         Job::TarOut(from) => fs.copy_to_tar(from, Ui::stdout(), options, watch).await,
     }
 }

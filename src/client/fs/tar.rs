@@ -152,8 +152,13 @@ impl<W: Write> Writer<'_, '_, W> {
             TreeItem::Symlink { node, target } => {
                 let path = self.place(&node.name)?;
                 let mut header = header(&node, EntryType::Symlink);
-                let target = Path::new(OsStr::from_bytes(&target.0));
-                self.builder.append_link(&mut header, &path, target).map_err(failed)?;
+                // As it is, where there is room for it: a path would lose what looks superfluous.
+                if header.set_link_name_literal(&target.0).is_ok() {
+                    self.builder.append_data(&mut header, &path, io::empty()).map_err(failed)?;
+                } else {
+                    let target = Path::new(OsStr::from_bytes(&target.0));
+                    self.builder.append_link(&mut header, &path, target).map_err(failed)?;
+                }
             }
             TreeItem::HardLink { name, to } => {
                 let path = self.place(&name)?;

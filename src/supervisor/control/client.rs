@@ -24,7 +24,7 @@ pub struct ControlClient {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// No supervisor listens: the sandbox is not running.
-    #[error("the sandbox is not running")]
+    #[error("the sandbox is not running: start it first")]
     NotRunning,
     /// The socket could not be reached.
     #[error("{socket}: cannot reach the supervisor")]

@@ -119,16 +119,16 @@ impl JailLayer {
 #[serde(rename_all = "snake_case")]
 pub enum DeniedReason {
     /// The guest has not booted yet.
-    #[error("the sandbox is still starting")]
+    #[error("the sandbox is still starting: wait until it runs")]
     NotReady,
     /// It is being stopped, or has ended.
     #[error("the sandbox is being stopped")]
     Stopping,
     /// The most sessions (commands, requests on files) are open.
-    #[error("too many sessions are open in the sandbox")]
+    #[error("too many sessions are open in the sandbox: let some end first")]
     TooManySessions,
     /// The most clients are connected.
-    #[error("too many clients are connected to the sandbox")]
+    #[error("too many clients are connected to the sandbox: let some end first")]
     TooManyClients,
     /// A signal, and there is nothing that could have it.
     #[error("no workload runs in the sandbox")]
