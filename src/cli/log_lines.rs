@@ -59,7 +59,7 @@ impl<'a> Printer<'a> {
                 "message": record.message,
                 "partial": record.partial,
             });
-            return self.ui.log_line(&line.to_string());
+            return self.ui.json_line(&line);
         }
         let message = if self.style.raw || !self.ui.stdout_is_terminal() {
             record.message.as_str().into()

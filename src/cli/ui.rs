@@ -15,7 +15,7 @@ use owo_colors::{AnsiColors, OwoColorize};
 
 use super::args::{Global, When};
 use super::error::{CliError, Exit};
-use super::escape::escape;
+use super::escape::{escape, escape_json};
 
 /// Width of reports where standard error is not a terminal.
 const PLAIN_WIDTH: usize = 100;
@@ -165,7 +165,12 @@ impl Ui {
         let mut text = serde_json::to_string_pretty(document)
             .map_err(|error| CliError::new(Exit::Failed, error))?;
         text.push('\n');
-        self.data(&text)
+        self.data(&escape_json(&text))
+    }
+
+    /// Writes a JSON document to standard output, in one line.
+    pub(crate) fn json_line(&self, document: &serde_json::Value) -> Result<(), CliError> {
+        self.log_line(&escape_json(&document.to_string()))
     }
 
     /// Writes a table to standard output.

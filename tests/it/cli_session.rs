@@ -28,10 +28,14 @@ fn is_alive(pid: &str) -> bool {
 #[test]
 fn exec_has_a_time_limit_and_limits() {
     let env = one(IDLE);
-    let args = ["exec", "--timeout", "200ms", "db", "sh", "-c", "echo early; exec sleep 1000"];
-    let ran = env.run(env.command().args(args)).expect(124);
-    assert_eq!(ran.stdout, "early\n");
-    assert!(ran.stderr.contains("killed after 200ms"), "{}", ran.stderr);
+    // The longer ones are for a machine that is too busy to begin the command in the shorter ones.
+    let heard = ["200ms", "3s", "20s"].into_iter().any(|limit| {
+        let args = ["exec", "--timeout", limit, "db", "sh", "-c", "echo early; exec sleep 1000"];
+        let ran = env.run(env.command().args(args)).expect(124);
+        assert!(ran.stderr.contains(&format!("killed after {limit}")), "{}", ran.stderr);
+        ran.stdout == "early\n"
+    });
+    assert!(heard, "what it wrote is shown");
     let args = ["exec", "--rlimit", "nofile=20:30", "db", "sh", "-c", "ulimit -n; ulimit -Hn"];
     assert_eq!(env.run(env.command().args(args)).expect(0).stdout, "20\n30\n");
     env.msb("exec --rlimit nofile db true").expect(64);
@@ -115,6 +119,18 @@ fn attach_follows_the_workload_to_its_end() {
     attach.says("bye");
     assert_eq!(attach.end().0, Some(5));
     env.msb("attach db").expect(1);
+}
+
+#[test]
+fn attach_can_be_left_where_nobody_takes_its_signals() {
+    let env = Environment::new();
+    env.write("Sandboxfile", "name = \"p\"\n[sandbox.db]\nimage = \"./image\"\nentrypoint = []\n");
+    env.msb("up -d --wait").expect(0);
+    let attach = Group::run(env.command().args(["attach", "--sig-proxy", "db"]));
+    attach.handles_interrupts();
+    attach.interrupt();
+    assert_eq!(attach.end().0, Some(130));
+    assert_eq!(env.statuses(), ["db running"]);
 }
 
 #[test]

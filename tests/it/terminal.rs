@@ -175,6 +175,19 @@ impl Group {
         }
     }
 
+    /// Waits until the program handles Ctrl-C.
+    pub(crate) fn handles_interrupts(&self) {
+        let status = format!("/proc/{}/status", self.child.id());
+        let handles = || {
+            let status = std::fs::read_to_string(&status).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << (Signal::INT.as_raw() - 1) != 0
+        };
+        while !handles() {
+            std::thread::yield_now();
+        }
+    }
+
     /// Ctrl-C reaches the whole group.
     pub(crate) fn interrupt(&self) {
         kill_process_group(pid(&self.child), Signal::INT).unwrap();

@@ -8,7 +8,7 @@ use crate::cli::ui::Ui;
 use crate::cli::{interrupt, project};
 use crate::spec::Status;
 use crate::supervisor::logs::LogRange;
-use crate::supervisor::{self, ControlClient};
+use crate::supervisor::{self, ControlClient, ControlError, DeniedReason};
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Attach) -> Result<Exit, CliError> {
     let home = project::home()?;
@@ -33,8 +33,14 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Attach) -> Result<Exit, CliEr
                     if !args.sig_proxy {
                         return Ok(Exit::Interrupted);
                     }
-                    // Of one that has ended meanwhile the end is about to be told.
-                    let _ = client.signal(number).await;
+                    match client.signal(number).await {
+                        // There is nobody to have it but this command.
+                        Err(ControlError::Denied(DeniedReason::NoWorkload | DeniedReason::NotReady)) => {
+                            return Ok(Exit::Interrupted);
+                        }
+                        // Of one that has ended meanwhile the end is about to be told.
+                        _ => {}
+                    }
                 }
             }
         }

@@ -53,11 +53,10 @@ fn print(ui: &Ui, args: &Events, events: &[EventRow]) -> Result<(), CliError> {
             || args.names.iter().any(|name| event.sandbox.as_deref() == Some(name.as_str()))
     };
     for event in events.iter().filter(named) {
-        let line = match args.format {
-            Format::Json => document(event).to_string(),
-            Format::Text => text(event, args.all_projects),
-        };
-        ui.log_line(&line)?;
+        match args.format {
+            Format::Json => ui.json_line(&document(event))?,
+            Format::Text => ui.log_line(&text(event, args.all_projects))?,
+        }
     }
     Ok(())
 }

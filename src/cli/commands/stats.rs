@@ -61,7 +61,7 @@ async fn show(
     loop {
         sandboxes = measure(sandboxes).await?;
         match args.format {
-            Format::Json => ui.log_line(&document(project, &sandboxes).to_string())?,
+            Format::Json => ui.json_line(&document(project, &sandboxes))?,
             Format::Text => lines = ui.redraw(&table(&sandboxes), lines)?,
         }
         if args.no_stream || sandboxes.iter().all(|sandbox| sandbox.last.is_none()) {
