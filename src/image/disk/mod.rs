@@ -6,8 +6,9 @@
 //! ```
 //!
 //! What a file says of itself decides, here and once: the VM process is told the format, and a file
-//! that names another one (a backing file, a data file, an extent elsewhere) is refused. [`DiskBytes`] reads
-//! a disk without a guest, for patches, which look at what they change.
+//! that names another one (a backing file, a data file, an extent elsewhere) is refused. Of a disk that a
+//! guest writes to, its name decides: the guest may have written a header of any format into it.
+//! [`DiskBytes`] reads a disk without a guest, for patches, which look at what they change.
 
 mod bytes;
 mod parts;
@@ -45,6 +46,8 @@ const CONFIG: &[u8] = br#"{"rootfs":{}}"#;
 const VERSION: &str = "disk 1";
 /// What is read of a file to tell what it is, and to see that it has changed, in bytes.
 const HEAD_BYTES: usize = 64 << 10;
+/// What a qcow2 file is called that a guest writes to.
+const QCOW2: &str = "qcow2";
 /// Of a format that is not taken: where in the file, what is there, and what it is.
 const OTHERS: [(usize, &[u8], &str); 5] = [
     (0, b"vhdxfile", "VHDX"),
@@ -126,12 +129,7 @@ pub(super) fn look(image: &Image) -> Result<Option<DiskImage>, Reason> {
     } else {
         mark(&mut marks, &opened);
     }
-    let place = match place(path, &opened)? {
-        Place::Extents(_) if *writable => {
-            let problem = "a VMDK of this kind cannot be written to; `qemu-img convert -O qcow2` makes \
-                           a file that can";
-            return Err(wrong(path, problem));
-        }
+    let place = match if *writable { written(path, &opened) } else { place(path, &opened) }? {
         Place::Extents(extents) => {
             for file in extents.iter().filter_map(Extent::file).filter(|file| *file != path) {
                 mark(&mut marks, &open(file, libc::O_NOFOLLOW)?);
@@ -140,7 +138,6 @@ pub(super) fn look(image: &Image) -> Result<Option<DiskImage>, Reason> {
         }
         here => {
             if let Place::Here { file, .. } = &here
-                && !*writable
                 && file != path
             {
                 mark(&mut marks, &open(file, libc::O_NOFOLLOW)?);
@@ -162,6 +159,30 @@ fn mark(marks: &mut String, opened: &Opened) {
         meta.ino()
     );
     marks.push_str(&line);
+}
+
+/// Whether the file is called `NAME.extension`.
+fn is_called(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// Where the bytes are of a disk that a guest writes to. What its name says and what its content says
+/// must be the same.
+fn written(path: &Path, opened: &Opened) -> Result<Place, Reason> {
+    if vmdk::is_vmdk(&opened.head) {
+        let problem =
+            "a VMDK cannot be written to; `qemu-img convert -O qcow2` makes a file that can";
+        return Err(wrong(path, problem));
+    }
+    let problem = match (is_called(path, QCOW2), opened.head.starts_with(&qcow2::MAGIC)) {
+        (true, false) => "it is called `.qcow2` and is something else",
+        (false, true) => {
+            "its content is qcow2; to be written to, it must be called `.qcow2`, since a guest can \
+             write what looks like that to any disk"
+        }
+        _ => return place(path, opened),
+    };
+    Err(wrong(path, problem))
 }
 
 /// Where the bytes of the disk are.

@@ -5,14 +5,16 @@
 //! sparse file  header ─▶ grain directory ─▶ grain tables ─▶ grains, compressed or not
 //! ```
 //!
-//! Snapshots, which have a parent, are refused, and so is every name that leads out of the directory.
+//! Snapshots, which have a parent, are refused, and so is every name that leads out of the directory. A
+//! descriptor must be called `.vmdk`: guests can write one into a raw disk, to be shown the files beside
+//! it.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Opened, open, unreadable, wrong};
+use super::{Opened, is_called, open, unreadable, wrong};
 use crate::image::error::{Reason, printable};
 use crate::image::progress::{Progress, ProgressEvent};
 
@@ -82,6 +84,11 @@ pub(super) struct Header {
     descriptor: (u64, u64),
 }
 
+/// Whether a file that begins so is a VMDK, sparse or a descriptor.
+pub(super) fn is_vmdk(head: &[u8]) -> bool {
+    head.starts_with(SPARSE_MAGIC) || head.starts_with(DESCRIPTOR_MAGIC.as_bytes())
+}
+
 /// The extents of the VMDK at `path`; `None` where it is none.
 pub(super) fn extents(path: &Path, opened: &Opened) -> Result<Option<Vec<Extent>>, Reason> {
     let fail = |problem: String| wrong(path, problem);
@@ -100,6 +107,9 @@ pub(super) fn extents(path: &Path, opened: &Opened) -> Result<Option<Vec<Extent>
     let text = &opened.head[..opened.head.len().min(MAX_DESCRIPTOR)];
     if !text.starts_with(DESCRIPTOR_MAGIC.as_bytes()) {
         return Ok(None);
+    }
+    if !is_called(path, "vmdk") {
+        return Err(fail("it describes a VMDK and is not called `.vmdk`".to_owned()));
     }
     let lines = lines(text);
     check_parent(&lines).map_err(fail)?;
