@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use super::filling::Filling;
 use super::run::Notice;
 use super::state::Input;
 
@@ -71,10 +72,11 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Attends to the link until it ends; the last notice says why.
+/// Attends to the link until it ends; the last notice says why. The guest is told how to boot once
+/// `boot` has come, and what came with that is kept until it has booted.
 pub(super) async fn attend(
     stream: std::os::unix::net::UnixStream,
-    boot: BootConfig,
+    boot: impl Future<Output = (BootConfig, Filling)>,
     commands: mpsc::Receiver<ControlInput>,
     notices: mpsc::Sender<Notice>,
 ) {
@@ -89,7 +91,7 @@ pub(super) async fn attend(
 /// Ends in order after a `Bye`.
 async fn converse(
     stream: std::os::unix::net::UnixStream,
-    boot: BootConfig,
+    boot: impl Future<Output = (BootConfig, Filling)>,
     commands: mpsc::Receiver<ControlInput>,
     notices: &mpsc::Sender<Notice>,
 ) -> Result<(), Fault> {
@@ -120,12 +122,13 @@ async fn converse(
 
 async fn talk(
     opener: Opener,
-    mut boot: BootConfig,
+    boot: impl Future<Output = (BootConfig, Filling)>,
     mut commands: mpsc::Receiver<ControlInput>,
     notices: &mpsc::Sender<Notice>,
 ) -> Result<(), Fault> {
     let mut control = opener.open().await?;
     write_message(&mut control, &Request::Control).await?;
+    let (mut boot, filling) = boot.await;
     boot.clock_ns = wall_clock_ns();
     write_message(&mut control, &ControlInput::Boot(Box::new(boot))).await?;
     control.flush().await?;
@@ -144,7 +147,7 @@ async fn talk(
         std::future::pending().await
     };
     tokio::select! {
-        heard = hear(reader, &opener, notices) => heard,
+        heard = hear(reader, &opener, notices, filling) => heard,
         never = speak => never,
     }
 }
@@ -153,10 +156,14 @@ async fn hear(
     mut reader: impl AsyncRead + Unpin,
     opener: &Opener,
     notices: &mpsc::Sender<Notice>,
+    filling: Filling,
 ) -> Result<(), Fault> {
     let mut buffer = Vec::new();
+    let mut filling = Some(filling);
     let mut ready = false;
     while let Some(frame) = read_frame(&mut reader, &mut buffer).await? {
+        // Whatever it is, the guest fills nothing any more.
+        drop(filling.take());
         let notice = match frame.message()? {
             ControlOutput::Ready { uptime_us } if !ready => {
                 ready = true;

@@ -8,6 +8,7 @@ mod binds;
 mod capture;
 mod config;
 mod control;
+mod filling;
 mod growth;
 mod health;
 mod hooks;

@@ -16,12 +16,13 @@ use super::control::{
 };
 use super::link::attend;
 use super::logs::LogWriter;
+use super::mounts::Mounts;
 use super::process::{self, CONSOLE_MAX, Hold, StartedVm};
 use super::record::{Subject, record};
 use super::restart::{Restarts, RunEnd};
 use super::run::{Ended, Notice, Orders, Place, Run, Sinks, Sources, at, expiry};
 use super::state::EXPIRED;
-use super::{LaunchConfig, SandboxPaths, identity, workload};
+use super::{LaunchConfig, SandboxPaths, filling, identity, workload};
 use crate::home::Home;
 use crate::runtime::{self, Driver, Vm};
 use crate::spec::Status;
@@ -138,7 +139,8 @@ impl Runs {
             let path = self.paths.console_log();
             async move { runtime::record_console(links.console, &path, CONSOLE_MAX).await }
         });
-        let boot = workload::boot_config(&self.config);
+        let shares = Mounts::of(&self.config).shares;
+        let boot = filling::settle(workload::boot_config(&self.config), shares);
         let link_task = attend(links.agent, boot, commands, notices_in.clone());
         let link_task = tokio::task::spawn_local(link_task);
         let vm: Arc<dyn Vm> = Arc::from(vm);

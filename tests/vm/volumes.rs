@@ -217,6 +217,33 @@ fn a_directory_is_shared_by_two_sandboxes() {
     env.msb("down -v -y").expect(0);
 }
 
+/// So many files that guests which start together are copying at the same time.
+const FILES: usize = 400;
+
+#[test]
+fn guests_that_start_together_share_a_new_directory() {
+    let names = ["one", "two", "three"];
+    let mut file = SHARED.split("[sandbox.db]").next().unwrap().to_owned();
+    for name in names {
+        file += &format!("[sandbox.{name}]\nvolumes.\"/data\" = {{ named = \"shared\" }}\n");
+    }
+    let env = environment(&driver_name(), &(file + "[volume.shared]\nkind = \"dir\"\n"));
+    busybox_layout_with(&env.project().join("image"), |layer| {
+        for number in 0..FILES {
+            let mut header = tar::Header::new_ustar();
+            header.set_mode(0o644);
+            header.set_size(5);
+            layer.append_data(&mut header, format!("data/{number}"), &b"seed\n"[..]).unwrap();
+        }
+    });
+    env.msb("up -d").expect(0);
+    for name in names {
+        let seen = sh(&env, &[], name, "ls -a /data | wc -l; cat /data/* | busybox sort -u");
+        assert_eq!(seen.expect(0).stdout, format!("{}\nseed\n", FILES + 2), "{name}");
+    }
+    env.msb("down -v -y").expect(0);
+}
+
 /// Six disks are more than there are places for devices, on both drivers.
 #[test]
 fn twelve_mounts_of_all_kinds() {
