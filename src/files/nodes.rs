@@ -36,6 +36,8 @@ struct Node {
     dev: u64,
     ino: u64,
     born: u64,
+    /// Tells it, for the guest, from an older file with the same number.
+    generation: u64,
     parent: u64,
     name: OsString,
     descriptor: Option<Arc<OwnedFd>>,
@@ -116,9 +118,14 @@ impl Nodes {
         }
     }
 
-    /// Notes that the guest is told of the file of `fd`; its number. Fails with `ENFILE` when the
-    /// guest knows too many.
-    pub(super) fn add(&mut self, place: Place, stat: &Stat, fd: Arc<OwnedFd>) -> Result<u64> {
+    /// Notes that the guest is told of the file of `fd`; its number and generation. Fails with `ENFILE`
+    /// when the guest knows too many.
+    pub(super) fn add(
+        &mut self,
+        place: Place,
+        stat: &Stat,
+        fd: Arc<OwnedFd>,
+    ) -> Result<(u64, u64)> {
         let id = self.number(place.share, stat.dev, stat.ino);
         let full = self.map.len() >= self.max_nodes;
         match self.map.get_mut(&id) {
@@ -131,12 +138,14 @@ impl Nodes {
                 if node.parent != ROOT {
                     (node.parent, node.name) = (place.parent, place.name);
                 }
-                if node.born != stat.born {
+                // What is held keeps its number. An overlay shows another time once the file is
+                // written to for the first time, and it is the same file.
+                if node.born != stat.born && node.descriptor.is_none() {
                     // Another file with the number of one that is gone.
-                    node.born = stat.born;
+                    node.generation = stat.born;
                     node.content = None;
-                    self.descriptors -= usize::from(node.descriptor.take().is_some());
                 }
+                node.born = stat.born;
             }
             None if full => return Err(Errno::NFILE),
             None => {
@@ -147,6 +156,7 @@ impl Nodes {
                         dev: stat.dev,
                         ino: stat.ino,
                         born: stat.born,
+                        generation: stat.born,
                         parent: place.parent,
                         name: place.name,
                         descriptor: None,
@@ -157,8 +167,9 @@ impl Nodes {
                 );
             }
         }
+        let generation = self.map.get(&id).map_or(0, |node| node.generation);
         self.give(id, fd);
-        Ok(id)
+        Ok((id, generation))
     }
 
     /// Lets the node have a descriptor, which another may lose for it.
@@ -306,14 +317,15 @@ mod tests {
         fn root(&mut self) -> u64 {
             let place = Place { share: 0, parent: ROOT, name: "0".into() };
             let stat = host::stat(&self.roots[0]).unwrap();
-            self.nodes.add(place, &stat, Arc::clone(&self.roots[0])).unwrap()
+            self.nodes.add(place, &stat, Arc::clone(&self.roots[0])).unwrap().0
         }
 
         fn lookup(&mut self, parent: u64, name: &str) -> Result<u64> {
             let dir = self.held(parent)?;
             let fd = host::child(&dir.fd, name.as_ref())?;
             let stat = host::stat(&fd)?;
-            self.nodes.add(Place { share: 0, parent, name: name.into() }, &stat, Arc::new(fd))
+            let place = Place { share: 0, parent, name: name.into() };
+            Ok(self.nodes.add(place, &stat, Arc::new(fd))?.0)
         }
 
         fn held(&mut self, id: u64) -> Result<Held> {
@@ -389,6 +401,26 @@ mod tests {
         assert_eq!(guest.held(file).unwrap_err(), Errno::STALE);
         guest.nodes.renamed(Place { share: 0, parent: root, name: "moved".into() }, &known);
         assert!(guest.held(file).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_is_held_stays_the_same_one() {
+        let (dir, mut guest) = share();
+        let root = guest.root();
+        let a = guest.lookup(root, "a").unwrap();
+        let path = dir.path().join("share/a");
+        let open = || Arc::new(OwnedFd::from(fs::File::open(&path).unwrap()));
+        let place = || Place { share: 0, parent: root, name: "a".into() };
+        let mut stat = host::stat(open()).unwrap();
+        let first = guest.nodes.add(place(), &stat, open()).unwrap();
+        // As an overlay tells of it when it was copied up.
+        stat.born += 1;
+        assert_eq!(guest.nodes.add(place(), &stat, open()).unwrap(), first);
+        assert_eq!(first.0, a);
+        // It cannot have been the same when nothing held it.
+        guest.lose(root, a);
+        stat.born += 1;
+        assert_eq!(guest.nodes.add(place(), &stat, open()).unwrap(), (a, stat.born));
     }
 
     #[test]

@@ -160,8 +160,8 @@ impl Server {
         let stat = host::stat(&fd)?;
         let share = place.share;
         let owner = self.owners.of(&self.all, fd.as_fd(), &stat);
-        let id = self.nodes().add(place, &stat, fd)?;
-        Ok(self.described(id, share, &stat, owner))
+        let (id, generation) = self.nodes().add(place, &stat, fd)?;
+        Ok(Entry { generation, ..self.described(id, share, &stat, owner) })
     }
 
     fn described(&self, id: u64, share: usize, stat: &Stat, owner: Owner) -> Entry {
