@@ -18,6 +18,9 @@ use super::wire;
 use crate::home::Home;
 use crate::store::{ImageDetail, ImageUser, Store, StoreError};
 
+/// The part of a bound on entries that directories may be whose turn is yet to come.
+const WAITING_SHARE: usize = 16;
+
 /// An image on this machine.
 #[derive(Clone, Debug)]
 pub struct StoredImage {
@@ -250,22 +253,35 @@ pub fn find<'a>(
     }
 }
 
-/// What a file or a directory with all in it takes on the disk, in bytes. Symbolic links are not
-/// followed, what cannot be read counts as nothing, and a file with several names counts once.
+/// What a file or a directory with everything below it takes on the disk, in bytes; files with
+/// several names once. Symbolic links are not followed, and what cannot be read counts as nothing.
 pub fn disk_usage(path: &Path) -> u64 {
-    let mut seen = BTreeSet::new();
-    let mut left = vec![path.to_owned()];
-    let mut bytes = 0;
-    while let Some(path) = left.pop() {
-        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
-        if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
-            continue;
-        }
-        bytes += meta.blocks() * 512;
-        if meta.is_dir() {
-            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
-            left.extend(entries.map(|entry| entry.path()));
+    disk_usage_within(path, usize::MAX).0
+}
+
+/// The same where others decide what is in the directory: at most `most` entries are counted, and the
+/// answer says whether these are all.
+pub fn disk_usage_within(path: &Path, most: usize) -> (u64, bool) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return (0, true) };
+    let mut bytes = meta.blocks() * 512;
+    let mut left = if meta.is_dir() { vec![path.to_owned()] } else { Vec::new() };
+    let (mut counted, mut seen) = (0, BTreeSet::new());
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            counted += 1;
+            // Each directory that waits takes a path of memory.
+            if counted > most || left.len() > most / WAITING_SHARE {
+                return (bytes, false);
+            }
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
+                continue;
+            }
+            bytes += meta.blocks() * 512;
+            if meta.is_dir() {
+                left.push(entry.path());
+            }
         }
     }
-    bytes
+    (bytes, true)
 }

@@ -48,7 +48,9 @@ pub use config::ImageConfig;
 pub use digest::{Digest, InvalidDigest};
 pub use disk::DiskBytes;
 pub use error::{ImageError, Reason, TransportError};
-pub use inventory::{FindError, StoredImage, StoredLayer, disk_usage, find, list, saving_bytes};
+pub use inventory::{
+    FindError, StoredImage, StoredLayer, disk_usage, disk_usage_within, find, list, saving_bytes,
+};
 pub use limits::TransferLimits;
 pub use load::{LoadSource, LoadedImage};
 pub use pins::{Pins, PinsError, pinnable};

@@ -315,12 +315,12 @@ pub(super) fn check_size(size: ByteSize) -> Result<(), VolumeError> {
 
 /// Makes the files of `row`, then the row.
 pub(in crate::reconcile) fn write_row(store: &Store, row: &VolumeRow) -> Result<(), VolumeError> {
-    files::make(store.home(), row)?;
-    let written = store.write(Durability::Synced, |w| w.create_volume(row));
-    Ok(written.inspect_err(|_| {
+    let made = files::make(store.home(), row).map_err(VolumeError::from);
+    let made = made.and_then(|()| Ok(store.write(Durability::Synced, |w| w.create_volume(row))?));
+    made.inspect_err(|_| {
         // Without a row nobody would find it again.
         let _ = files::remove(store.home(), &row.id);
-    })?)
+    })
 }
 
 /// Removes a volume and all that it holds.
@@ -332,8 +332,8 @@ pub fn remove_volume(store: &Store, row: &VolumeRow) -> Result<(), VolumeError> 
     journalled(store, row, journal::REMOVE_VOLUME, || {
         // One transaction, so that no sandbox gets a row that mounts it in between.
         store.write(Durability::Synced, |w| {
-            let row = store.volume_by_id(&row.id)?;
-            let row = row.ok_or_else(|| VolumeError::Unknown(String::new()))?;
+            let found = store.volume_by_id(&row.id)?;
+            let row = found.ok_or_else(|| VolumeError::Unknown(row.title()))?;
             if row.protect {
                 return Err(VolumeError::Protected(row.title()));
             }

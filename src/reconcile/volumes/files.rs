@@ -2,10 +2,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::home::Home;
+use crate::image::disk_usage_within;
 use crate::reconcile::journal::remove_dirs;
 use crate::rootfs::{self, DiskError};
 use crate::spec::{ByteSize, VolumeKind, VolumeSpec};
@@ -51,12 +52,11 @@ pub(super) fn data(home: &Home, id: &str, kind: VolumeKind) -> PathBuf {
     })
 }
 
-/// Makes the directory of `row`, under its name once it is whole and on the disk.
-pub(in crate::reconcile) fn make(home: &Home, row: &VolumeRow) -> Result<(), FileError> {
+/// Makes the directory of `row`, under its name once it is whole and on the disk. What a failure
+/// leaves, [`remove`] removes.
+pub(super) fn make(home: &Home, row: &VolumeRow) -> Result<(), FileError> {
     let made = home.tmp().join(&row.id);
-    fill(&made, row).inspect_err(|_| {
-        let _ = fs::remove_dir_all(&made);
-    })?;
+    fill(&made, row)?;
     super::super::crash_point("volume-before-rename");
     let dir = home.volume(&row.id);
     fs::rename(&made, &dir).map_err(fail(&dir, "make the directory"))?;
@@ -133,24 +133,7 @@ pub(super) fn grow(path: &Path, size: ByteSize) -> Result<(), FileError> {
 
 /// What a volume takes on the disk, in bytes, and whether all of it was counted.
 pub(super) fn used(home: &Home, row: &VolumeRow) -> (u64, bool) {
-    let path = data(home, &row.id, row.kind);
-    let allocated = |path: &Path| fs::symlink_metadata(path).map_or(0, |meta| meta.blocks() * 512);
-    if row.kind == VolumeKind::Disk {
-        return (allocated(&path), true);
-    }
-    let (mut bytes, mut left, mut seen) = (0, vec![path], 0_usize);
-    while let Some(path) = left.pop() {
-        seen += 1;
-        if seen > MAX_ENTRIES {
-            return (bytes, false);
-        }
-        bytes += allocated(&path);
-        if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
-            left.extend(entries.take(MAX_ENTRIES).map(|entry| entry.path()));
-        }
-    }
-    (bytes, true)
+    disk_usage_within(&data(home, &row.id, row.kind), MAX_ENTRIES)
 }
 
 fn sync_dir(path: &Path) -> Result<(), FileError> {

@@ -120,8 +120,8 @@ pub async fn grow_volume(
     let (_lease, growing) = {
         let store = Store::open(home)?;
         let lease = lease(&store, row.project.as_deref(), "msb volume resize")?;
-        let row = store.volume_by_id(&row.id)?;
-        let row = row.ok_or_else(|| VolumeError::Unknown(String::new()))?;
+        let found = store.volume_by_id(&row.id)?;
+        let row = found.ok_or_else(|| VolumeError::Unknown(row.title()))?;
         (lease, lengthen(&store, &row, size)?)
     };
     let told = growing.tell().await;
