@@ -162,11 +162,12 @@ fn volume_error(ui: &Ui, loaded: &Loaded, error: PlanError) -> CliError {
         return error.into();
     };
     let key = match problem {
-        VolumeProblem::Missing => "external",
-        VolumeProblem::Kind { .. } => "kind",
+        VolumeProblem::Missing => format!("volume.{name}.external"),
+        VolumeProblem::Twice { sandbox, at } => format!("sandbox.{sandbox}.volumes.{at}.named"),
+        VolumeProblem::Kind { .. } => format!("volume.{name}.kind"),
     };
     let diagnostic = Diagnostic::error(error.to_string()).with_help(help);
-    let diagnostic = match loaded.origins.locate(&format!("volume.{name}.{key}")) {
+    let diagnostic = match loaded.origins.locate(&key) {
         Some((text, offset)) => diagnostic.at_key(&text, offset),
         None => diagnostic,
     };

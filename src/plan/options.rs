@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::spec::{Millis, Name, VolumeKind};
+use crate::spec::{GuestPath, Millis, Name, VolumeKind};
 
 /// What a command is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,6 +125,14 @@ pub enum VolumeProblem {
     /// It is external and nobody has made it.
     #[error("is external and does not exist")]
     Missing,
+    /// It is a disk, external, and a sandbox mounts it twice.
+    #[error("is a disk, and sandbox `{sandbox}` mounts it twice")]
+    Twice {
+        /// The sandbox.
+        sandbox: Name,
+        /// Where, the second time.
+        at: GuestPath,
+    },
     /// It exists in another form, which is never changed into the declared one.
     #[error("exists as a {} and is declared as another kind", .found.as_str())]
     Kind {
@@ -142,6 +150,9 @@ impl PlanError {
         Some(match problem {
             VolumeProblem::Missing => {
                 format!("`msb volume create {}` makes it", name.local())
+            }
+            VolumeProblem::Twice { .. } => {
+                "mount it once, above what needs it, or use one of kind `dir`".to_owned()
             }
             VolumeProblem::Kind { found, project } => format!(
                 "declare `kind = \"{}\"`, or `msb volume rm {project}/{name}`, which loses what it holds",

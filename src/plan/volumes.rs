@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::spec::{Name, ResourceId, VolumeSpec};
+use crate::spec::{GuestPath, Mount, MountSource, Name, ResourceId, VolumeKind, VolumeSpec};
 
 use super::graph::{Draft, Drafts};
 use super::teardown::Aside;
@@ -27,8 +27,12 @@ pub(super) fn volumes<'a>(
         }
         let refused = |problem| PlanError::Volume { name: name.clone(), problem };
         if spec.external {
-            if !observed.standalone.contains_key(&name.local()) {
-                return Err(refused(VolumeProblem::Missing));
+            let found = observed.standalone.get(&name.local());
+            let found = found.ok_or_else(|| refused(VolumeProblem::Missing))?;
+            if found.kind == VolumeKind::Disk
+                && let Some((sandbox, at)) = second_mount(desired, name)
+            {
+                return Err(refused(VolumeProblem::Twice { sandbox, at }));
             }
             continue;
         }
@@ -44,6 +48,15 @@ pub(super) fn volumes<'a>(
         rest(desired, name, spec, found, drafts);
     }
     Ok(missing)
+}
+
+/// Where a sandbox mounts the volume that mounts it elsewhere too.
+fn second_mount(desired: &Desired<'_>, name: &Name) -> Option<(Name, GuestPath)> {
+    desired.project.sandboxes.iter().find_map(|(sandbox, spec)| {
+        let is_it = |mount: &Mount| matches!(&mount.source, MountSource::Named { volume, .. } if volume == name);
+        let mut mounts = spec.volumes.iter().filter(|(_, mount)| is_it(mount));
+        mounts.nth(1).map(|(at, _)| (sandbox.clone(), at.clone()))
+    })
 }
 
 /// A volume grows and never shrinks.

@@ -65,11 +65,15 @@ fn volumes(home: &Home, config: &LaunchConfig) -> Result<Vec<File>, String> {
         if place.kind != VolumeKind::Disk {
             continue;
         }
-        let mut mounts = config.spec.volumes.values().filter(
+        let mounts = config.spec.volumes.values().filter(
             |mount| matches!(&mount.source, MountSource::Named { volume, .. } if volume == name),
         );
+        let modes: Vec<bool> = mounts.map(|mount| mount.readonly).collect();
+        if modes.len() > 1 {
+            return Err(format!("the volume `{name}` is a disk, which is mounted once only"));
+        }
         let file = open(&place.path)?;
-        let writes = mounts.any(|mount| !mount.readonly);
+        let writes = modes.contains(&false);
         held.push(one_writer(home, file, &place.path, writes, &format!("the volume `{name}`"))?);
     }
     Ok(held)

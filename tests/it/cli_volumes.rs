@@ -241,6 +241,34 @@ fn one_writer_at_a_time() {
     env.msb("-f one start").expect(1);
 }
 
+/// What is only known of an external volume when it is looked up.
+#[test]
+fn a_disk_is_mounted_once_by_a_sandbox() {
+    let env = Environment::new();
+    let file = SHOP.replace("quota = \"64MiB\"\nlabels = { keep = \"yes\" }", "external = true");
+    let second = "[volume.data]";
+    let twice = format!("volumes.\"/more\" = {{ named = \"data\", readonly = true }}\n\n{second}");
+    env.write("Sandboxfile", &file.replace(&format!("\n{second}"), &twice));
+    env.msb("volume create data --size 32MiB").expect(0);
+    expect![[r#"
+          × the volume `data` is a disk, and sandbox `db` mounts it twice
+           ╭─[Sandboxfile:8:21]
+         7 │ volumes."/data" = { named = "data" }
+         8 │ volumes."/more" = { named = "data", readonly = true }
+           ·                     ─────
+         9 │ 
+           ╰────
+          help: mount it once, above what needs it, or use one of kind `dir`
+        error: 1 error in the Sandboxfile
+    "#]]
+    .assert_eq(&env.msb("up -d").expect(3).stderr);
+    assert!(env.rows().is_empty());
+    env.msb("volume rm data").expect(0);
+    env.msb("volume create data --kind dir").expect(0);
+    env.msb("up -d").expect(0);
+    env.msb("down").expect(0);
+}
+
 #[test]
 fn a_lost_database_loses_no_volume() {
     let env = shop();
