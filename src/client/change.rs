@@ -1,12 +1,12 @@
 //! From what a program wants to a changed machine: the same plan and the same steps as `msb up`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::machine::{boot_parts, executable};
 use super::{Client, Error, MachineError};
-use crate::image::{ImageCache, RegistryAccess};
+use crate::image::{ImageCache, Login, RegistryAccess};
 use crate::plan::{Desired, Intent, Plan, PlanError, PlanOptions, plan};
 use crate::reconcile::{BootParts, ExecuteOptions, Host, RealHost, Silent, execute, known_images};
 use crate::rootfs::patch::{PatchError, Root};
@@ -30,6 +30,8 @@ pub(super) struct Change {
     pub(super) replace: bool,
     /// Whether it lives no longer than the owner that is returned.
     pub(super) attached: bool,
+    /// For the registry of its image.
+    pub(super) login: Option<Login>,
 }
 
 impl Client {
@@ -51,19 +53,26 @@ impl Client {
         if let Some(spec) = &mut change.spec {
             read_patches(spec)?;
         }
-        let store = Store::open(&self.home)?;
-        let _lease = self.lease(&store)?;
-        let store = Arc::new(Mutex::new(store));
+        let store = Arc::new(Mutex::new(Store::open(&self.home)?));
         let project = self.desired(&change);
         let images = ImageCache::new(self.home.clone(), Arc::clone(&store) as _).holding();
         let access = RegistryAccess::new(&project.registries, |name| std::env::var(name).ok());
+        let access = access.with_login(change.login.take());
+        let host = RealHost::new(
+            Arc::clone(&store),
+            images.clone(),
+            access.clone(),
+            machine,
+            &project,
+            Vec::new(),
+        );
+        let host = host.owning(change.attached.then(|| change.name.clone()));
+        let (_lease, host) = self.lease(&store, host, &change.name).await?;
+        host.recover(&project.name).await?;
         let mut resolved: Vec<(Image, String)> = Vec::new();
         if let Some(spec) = change.spec.as_ref().filter(|s| s.pull_policy == PullPolicy::Always) {
             resolved.push((spec.image.clone(), images.refresh(&spec.image, &access).await?));
         }
-        let host = RealHost::new(store, images.clone(), access, machine, &project, Vec::new());
-        let host = host.owning(change.attached.then(|| change.name.clone()));
-        host.recover(&project.name).await?;
         let plan = make_plan(&host, &project, &change, &images, &resolved).await?;
         if let Some(error) = host.make_layers(&plan).await.into_iter().next() {
             return Err(error.into());
@@ -94,7 +103,14 @@ impl Client {
         }
     }
 
-    fn lease(&self, store: &Store) -> Result<Lease, Error> {
+    /// The lease of the project. Sandboxes of programs know nothing of each other: for those it is
+    /// that of the one sandbox, so that others are changed at the same time.
+    async fn lease(
+        &self,
+        store: &Mutex<Store>,
+        host: RealHost,
+        name: &Name,
+    ) -> Result<(Lease, RealHost), Error> {
         let me = supervisor::own(String::new())?;
         let holder = Holder {
             pid: me.pid,
@@ -103,8 +119,25 @@ impl Client {
             command: "a program".to_owned(),
             acquired_ms: 0,
         };
-        Ok(Lease::acquire(store, self.project.as_str(), &holder, Some(LEASE_TIMEOUT), |_| {})?)
+        let project = self.project.as_str();
+        let timeout = Some(LEASE_TIMEOUT);
+        if self.project != Project::library() {
+            let lease = Lease::acquire(&lock(store), project, &holder, timeout, |_| {})?;
+            return Ok((lease, host));
+        }
+        // Who is alone clears up after all who were killed.
+        let alone = Lease::try_acquire(&lock(store), project, &holder)?;
+        if alone.is_some() {
+            host.recover(&self.project).await?;
+        }
+        drop(alone);
+        let lease = Lease::acquire_sandbox(&lock(store), project, name.as_str(), &holder, timeout)?;
+        Ok((lease, host.only(Some(name.clone()))))
     }
+}
+
+fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
+    store.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn make_plan(

@@ -1,10 +1,14 @@
 //! What a program declares of a sandbox.
 
-use super::{Error, Mount, NetworkPolicy, Patch};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::{Error, Mount, NetworkPolicy, Patch, Secret};
+use crate::image::Login;
 use crate::manifest;
 use crate::spec::{
-    ByteSize, GuestPath, Image, ImageSource, LogLevel, Millis, Name, Origins, Project, PullPolicy,
-    SandboxSpec, Signal, User, check_scripts,
+    ByteSize, GuestPath, HostPort, Image, ImageSource, LogLevel, Millis, Name, Origins,
+    PortMapping, Project, PullPolicy, SandboxSpec, SecretSpec, Signal, User, check_scripts,
 };
 
 /// A sandbox as a program declares it. What is wrong with a field is told when it is created.
@@ -27,7 +31,9 @@ use crate::spec::{
 pub struct SandboxConfig {
     pub(super) name: String,
     pub(super) replace: bool,
+    pub(super) login: Option<Login>,
     spec: SandboxSpec,
+    secrets: BTreeMap<Name, SecretSpec>,
     wrong: Option<(&'static str, String)>,
 }
 
@@ -50,7 +56,8 @@ impl SandboxConfig {
         let spec = SandboxSpec::new(Image { source, platform: None });
         // No workload but one that is asked for.
         let spec = SandboxSpec { entrypoint: Some(Vec::new()), ..spec };
-        Self { name: name.into(), replace: false, spec, wrong }
+        let secrets = BTreeMap::new();
+        Self { name: name.into(), replace: false, login: None, spec, secrets, wrong }
     }
 
     fn check<T, E: ToString>(&mut self, field: &'static str, value: Result<T, E>) -> Option<T> {
@@ -217,6 +224,44 @@ impl SandboxConfig {
         self
     }
 
+    /// Publishes a TCP port of the guest on 127.0.0.1 of this machine; 0 is a free one.
+    #[must_use]
+    pub fn port(mut self, host: u16, guest: u16) -> Self {
+        let valid = if guest == 0 { Err("a guest has no port 0") } else { Ok(()) };
+        let _ = self.check("ports", valid);
+        let host = if host == 0 { HostPort::Auto } else { HostPort::Fixed(host) };
+        self.spec.ports.push(PortMapping { host, guest, bind: Ipv4Addr::LOCALHOST.into() });
+        self
+    }
+
+    /// Lets its commands use a secret without seeing it.
+    #[must_use]
+    pub fn secret(mut self, secret: Secret) -> Self {
+        if let Some((name, secret)) = self.check("secrets", secret.into_spec()) {
+            let taken = self
+                .secrets
+                .values()
+                .any(|other| other.env == secret.env || other.placeholder == secret.placeholder);
+            let unique = if taken { Err("two have one variable or placeholder") } else { Ok(()) };
+            let _ = self.check("secrets", unique);
+            self.spec.secrets.push(name.clone());
+            self.secrets.insert(name, secret);
+        }
+        self
+    }
+
+    /// User name and password for the registry of its image, over the logins of this machine. They
+    /// are for getting the image now, and are stored nowhere.
+    #[must_use]
+    pub fn registry_auth(
+        mut self,
+        username: impl Into<String>,
+        password: impl Into<String>,
+    ) -> Self {
+        self.login = Some(Login::new(username, password));
+        self
+    }
+
     /// The checked name and spec.
     pub(super) fn finish(self) -> Result<(Name, SandboxSpec), Error> {
         let sandbox = self.name.clone();
@@ -236,9 +281,9 @@ impl SandboxConfig {
             name: name.clone(),
             root: String::new(),
             sandboxes: [(name.clone(), self.spec.clone())].into(),
-            volumes: std::collections::BTreeMap::new(),
-            secrets: std::collections::BTreeMap::new(),
-            registries: std::collections::BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            secrets: self.secrets,
+            registries: BTreeMap::new(),
         };
         let names = [name.clone()];
         let found = manifest::unsupported(&project, names.iter(), &Origins::default());

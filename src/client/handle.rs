@@ -1,6 +1,6 @@
 //! What is known of a sandbox, without a connection to it.
 
-use super::{Client, Error, Sandbox};
+use super::{Client, Error, Metrics, Sandbox};
 use crate::home::Home;
 use crate::spec::{SandboxSpec, Status};
 use crate::store::SandboxRow;
@@ -47,6 +47,11 @@ impl SandboxHandle {
     pub fn updated_at(&self) -> i64 {
         let times = [self.row.started_ms, self.row.finished_ms];
         times.into_iter().flatten().fold(self.row.created_ms, i64::max)
+    }
+
+    /// What it uses, measured over a quarter of a second. It must run.
+    pub async fn metrics(&self) -> Result<Metrics, Error> {
+        Ok(super::metrics(&self.client.home, &self.row.id).await?)
     }
 
     /// See [`Sandbox::start`].

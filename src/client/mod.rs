@@ -18,6 +18,7 @@ mod machine;
 mod metrics;
 mod place;
 mod sandbox;
+mod secret;
 mod volume;
 
 pub use builders::{Mount, NetworkPolicy, Patch};
@@ -40,4 +41,10 @@ pub use metrics::{
 pub use msb_protocol::{ExecFailure, ExitStatus};
 pub use place::{Client, install, is_installed};
 pub use sandbox::{Ended, Sandbox};
+pub use secret::Secret;
 pub use volume::{Volume, VolumeConfig, VolumeHandle};
+
+/// Has the examples of the guide compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/library.md")]
+struct Guide;

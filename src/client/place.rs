@@ -70,12 +70,13 @@ impl Client {
     }
 
     async fn make(&self, config: SandboxConfig, attached: bool) -> Result<Sandbox, Error> {
-        let replace = config.replace;
+        let (replace, login) = (config.replace, config.login.clone());
         let (name, spec) = config.finish()?;
         let spec = Some(spec);
         let intent = Intent::Up;
-        let owner =
-            self.change(Change { name: name.clone(), intent, spec, replace, attached }).await?;
+        let owner = self
+            .change(Change { name: name.clone(), intent, spec, replace, attached, login })
+            .await?;
         Sandbox::new(self.clone(), self.row(name.as_str())?, owner)
     }
 
@@ -132,7 +133,7 @@ fn simple(row: &SandboxRow, intent: Intent) -> Result<Change, Error> {
         field: "name",
         reason: error.to_string(),
     })?;
-    Ok(Change { name, intent, spec: None, replace: false, attached: false })
+    Ok(Change { name, intent, spec: None, replace: false, attached: false, login: None })
 }
 
 /// Downloads the guest's kernel, about 20 MB, where it is not here yet. Blocks.

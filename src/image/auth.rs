@@ -32,7 +32,22 @@ type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 pub struct RegistryAccess {
     registries: BTreeMap<String, RegistrySpec>,
     docker_config: Option<PathBuf>,
+    login: Option<Login>,
     env: Environment,
+}
+
+/// A user name and a password for a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    username: String,
+    password: Hidden,
+}
+
+impl Login {
+    /// Of this user. The password is never shown.
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { username: username.into(), password: Hidden(password.into()) }
+    }
 }
 
 /// Why credentials could not be read. Never holds a credential.
@@ -115,6 +130,7 @@ impl Credential {
 }
 
 const FROM_SANDBOXFILE: &str = "the credentials of the Sandboxfile";
+const FROM_PROGRAM: &str = "the credentials of the program";
 const FROM_DOCKER: &str = "the credentials of the Docker configuration";
 const FROM_HELPER: &str = "the credentials of the Docker credential helper";
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -139,12 +155,24 @@ impl RegistryAccess {
         let docker_config = set("DOCKER_CONFIG")
             .or_else(|| set("HOME").map(|home| home.join(".docker")))
             .map(|dir| dir.join("config.json"));
-        Self { registries: registries.clone(), docker_config, env: Arc::new(env) }
+        Self { registries: registries.clone(), docker_config, login: None, env: Arc::new(env) }
     }
 
     /// Access without any section or login.
     pub fn anonymous() -> Self {
-        Self { registries: BTreeMap::new(), docker_config: None, env: Arc::new(|_| None) }
+        Self {
+            registries: BTreeMap::new(),
+            docker_config: None,
+            login: None,
+            env: Arc::new(|_| None),
+        }
+    }
+
+    /// This login for whatever registry is asked, over all others.
+    #[must_use]
+    pub fn with_login(mut self, login: Option<Login>) -> Self {
+        self.login = login;
+        self
     }
 
     fn section(&self, reference: &ImageRef) -> Option<&RegistrySpec> {
@@ -162,6 +190,9 @@ impl RegistryAccess {
 
     /// The credential for the registry of `reference`.
     pub(super) async fn credential(&self, reference: &ImageRef) -> Result<Credential, AuthError> {
+        if let Some(Login { username, password }) = self.login.clone() {
+            return Ok(Credential::Basic { username, password, origin: FROM_PROGRAM });
+        }
         if let Some(section) = self.section(reference)
             && (section.username.is_some() || section.password.is_some())
         {
@@ -422,6 +453,17 @@ mod tests {
             }
             vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
         })
+    }
+
+    #[test]
+    fn the_login_of_a_program_comes_before_all_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let section = RegistrySpec { username: Some("u".into()), ..RegistrySpec::default() };
+        let access = access(&[("r.example", section)], dir.path(), &[]);
+        let access = access.with_login(Some(Login::new("me", "pw")));
+        let wanted = basic("me", "pw", FROM_PROGRAM);
+        assert_eq!(block_on(access.credential(&of("r.example/a"))).unwrap(), wanted);
+        assert!(!format!("{:?}", Login::new("me", "hunter2")).contains("hunter2"));
     }
 
     #[test]

@@ -42,7 +42,7 @@ mod tree;
 mod unpack;
 mod wire;
 
-pub use auth::{AuthError, RegistryAccess};
+pub use auth::{AuthError, Login, RegistryAccess};
 pub use cache::{ImageCache, ImageRecord};
 pub use config::ImageConfig;
 pub use digest::{Digest, InvalidDigest};

@@ -63,6 +63,8 @@ pub struct RealHost {
     begun: Mutex<BTreeMap<StepId, (i64, Option<String>)>>,
     /// Sandboxes that are going to be made, and whose layers of patches wait for their images.
     unpatched: Mutex<Vec<(Name, Arc<SandboxSpec>)>>,
+    /// The one sandbox that this may change, where others change others meanwhile.
+    only: Option<Name>,
     /// Sandboxes that are started for an owner, and their owners once they are.
     owned: Mutex<BTreeMap<Name, Option<Owner>>>,
 }
@@ -120,8 +122,17 @@ impl RealHost {
             machine,
             begun: Mutex::default(),
             unpatched: Mutex::default(),
+            only: None,
             owned: Mutex::default(),
         }
+    }
+
+    /// For plans about one sandbox under a lease of its own: what the journal says of others is
+    /// left alone.
+    #[must_use]
+    pub fn only(mut self, name: Option<Name>) -> Self {
+        self.only = name;
+        self
     }
 
     /// Has these sandboxes live no longer than what [`RealHost::take_owner`] gives, where this starts
@@ -149,8 +160,12 @@ impl RealHost {
         forget: bool,
         fingerprint: Option<&str>,
     ) -> Result<(), StoreError> {
+        let own: Vec<i64> = self.begun().values().map(|(row, _)| *row).collect();
         self.lock().write(Durability::Relaxed, |w| {
-            w.clear_journal(project)?;
+            match self.only {
+                Some(_) => w.drop_steps(own)?,
+                None => w.clear_journal(project)?,
+            }
             if let Some(fingerprint) = fingerprint {
                 w.set_fingerprint(project, fingerprint)?;
             }
@@ -246,12 +261,18 @@ impl RealHost {
 
 impl Host for RealHost {
     async fn recover(&self, project: &Name) -> Result<(), HostError> {
-        let open = self.lock().open_journal(project.as_str()).map_err(HostError::failed)?;
+        let mut open = self.lock().open_journal(project.as_str()).map_err(HostError::failed)?;
+        if let Some(only) = &self.only {
+            open.retain(|row| journal::is_about(row, only));
+        }
         for row in &open {
             journal::undo(&self.lock(), row).map_err(HostError::failed)?;
         }
         if !open.is_empty() {
-            self.write(|w| w.clear_journal(project.as_str()))?;
+            self.write(|w| w.drop_steps(open.iter().map(|row| row.id)))?;
+        }
+        if self.only.is_some() {
+            return Ok(());
         }
         // Whoever was to remove them has been killed.
         let rows = super::rows(&self.lock(), project.as_str()).map_err(HostError::failed)?;

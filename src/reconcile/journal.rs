@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::home::Home;
 use crate::plan::Action;
+use crate::spec::{Name, ResourceId};
 use crate::store::{JournalRow, Store, StoreError};
 
 /// The journal of commands on volumes that belong to no project.
@@ -51,6 +52,12 @@ pub(super) const fn word(action: &Action) -> &'static str {
 
 pub(super) const CREATE_VOLUME: &str = "create-volume";
 pub(super) const REMOVE_VOLUME: &str = "remove-volume";
+
+/// Whether a row is about the sandbox `name`.
+pub(super) fn is_about(row: &JournalRow, name: &Name) -> bool {
+    let entry = serde_json::from_str::<Entry>(&row.step);
+    entry.is_ok_and(|entry| entry.resource == ResourceId::Sandbox(name.clone()).to_string())
+}
 
 /// Removes what an open entry may have left: a directory without a row is half made or half removed.
 pub(super) fn undo(store: &Store, row: &JournalRow) -> Result<(), RecoverError> {

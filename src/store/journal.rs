@@ -95,6 +95,15 @@ impl Writer<'_> {
         self.sql("close a step", write()).map(drop)
     }
 
+    /// Drops these rows of the journal.
+    pub fn drop_steps(&self, ids: impl IntoIterator<Item = i64>) -> Result<(), StoreError> {
+        let write = || {
+            let mut delete = self.conn.prepare_cached("DELETE FROM journal WHERE id = ?1")?;
+            ids.into_iter().try_for_each(|id| delete.execute([id]).map(drop))
+        };
+        self.sql("drop steps", write())
+    }
+
     /// Drops the journal of `project`: its plan has been carried out, or given up.
     pub fn clear_journal(&self, project: &str) -> Result<(), StoreError> {
         let write = || {

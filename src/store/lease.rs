@@ -1,22 +1,29 @@
-//! The lease: one command at a time changes a project.
+//! The lease: one command at a time changes a project, or one of its sandboxes.
 //!
-//! The lock is an advisory lock (`flock`) on a file, so the kernel releases it when the holder
-//! ends, however it ends, and wakes who waits. The row beside it says who holds it.
+//! The lock is an advisory lock on a file, so the kernel releases it when the holder ends, however
+//! it ends, and wakes who waits. The row beside it says who holds it.
+//!
+//! ```text
+//! the whole project   flock, exclusive
+//! one sandbox         flock, shared, and the byte of the file that its name hashes to, exclusive
+//! ```
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use rusqlite::{OptionalExtension, params};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::{Durability, Store, StoreError, now_ms};
 use crate::home::Home;
 
-/// The right to change a project, until dropped.
+/// The right to change a project, or one sandbox of it, until dropped.
 #[derive(Debug)]
 pub struct Lease {
     project: String,
@@ -74,6 +81,60 @@ fn describe(holder: Option<&Holder>) -> String {
     }
 }
 
+/// What a lock on the file of a project stands for.
+#[derive(Clone, Copy)]
+enum Lock {
+    /// The whole project.
+    Whole,
+    /// A share of it, so that nobody has the whole.
+    Share,
+    /// The byte of one sandbox.
+    Byte(i64),
+}
+
+impl Lock {
+    fn of_sandbox(name: &str) -> Self {
+        let hash = blake3::hash(name.as_bytes());
+        let mut offset = [0; 8];
+        offset.copy_from_slice(&hash.as_bytes()[..8]);
+        // The end of the byte is an offset too.
+        Self::Byte(i64::from_le_bytes(offset) & (i64::MAX >> 1))
+    }
+
+    /// Whether the lock is had; without `waits`, false where another has it.
+    fn take(self, file: &File, waits: bool) -> io::Result<bool> {
+        loop {
+            let taken = match self {
+                Self::Whole if waits => flock(file, FlockOperation::LockExclusive),
+                Self::Whole => flock(file, FlockOperation::NonBlockingLockExclusive),
+                Self::Share if waits => flock(file, FlockOperation::LockShared),
+                Self::Share => flock(file, FlockOperation::NonBlockingLockShared),
+                Self::Byte(offset) => lock_byte(file, offset, waits),
+            };
+            match taken {
+                Ok(()) => return Ok(true),
+                Err(Errno::WOULDBLOCK | Errno::ACCESS) if !waits => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// A lock of the open file, not of the process: two of one process exclude each other too.
+#[allow(clippy::cast_possible_truncation, reason = "both constants are 0 or 1")]
+fn lock_byte(file: &File, offset: i64, waits: bool) -> Result<(), Errno> {
+    let byte = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: offset,
+        l_len: 1,
+        l_pid: 0,
+    };
+    let request = if waits { FcntlArg::F_OFD_SETLKW(&byte) } else { FcntlArg::F_OFD_SETLK(&byte) };
+    fcntl(file, request).map(drop).map_err(|errno| Errno::from_raw_os_error(errno as i32))
+}
+
 impl Lease {
     /// Takes the lease of `project` for `me`. Where another holds it, tells `waiting` who, and waits
     /// at most `timeout` (`None`: as long as it takes). Blocks the thread.
@@ -84,30 +145,77 @@ impl Lease {
         timeout: Option<Duration>,
         waiting: impl FnOnce(Option<&Holder>),
     ) -> Result<Self, LeaseError> {
+        Self::take(store, project, me, &[Lock::Whole], timeout, waiting)
+    }
+
+    /// [`Lease::acquire`], where nobody holds the project or a sandbox of it right now.
+    pub fn try_acquire(
+        store: &Store,
+        project: &str,
+        me: &Holder,
+    ) -> Result<Option<Self>, LeaseError> {
+        match Self::acquire(store, project, me, Some(Duration::ZERO), |_| {}) {
+            Ok(lease) => Ok(Some(lease)),
+            Err(LeaseError::Held { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the lease of one sandbox of `project`, with which nothing else of the project may be
+    /// changed. Others may have those of other sandboxes meanwhile, and nobody that of the project.
+    /// Waits at most `timeout`. Blocks the thread.
+    pub fn acquire_sandbox(
+        store: &Store,
+        project: &str,
+        sandbox: &str,
+        me: &Holder,
+        timeout: Option<Duration>,
+    ) -> Result<Self, LeaseError> {
+        let locks = [Lock::Share, Lock::of_sandbox(sandbox)];
+        Self::take(store, project, me, &locks, timeout, |_| {})
+    }
+
+    fn take(
+        store: &Store,
+        project: &str,
+        me: &Holder,
+        locks: &[Lock],
+        timeout: Option<Duration>,
+        waiting: impl FnOnce(Option<&Holder>),
+    ) -> Result<Self, LeaseError> {
         let path = lock_path(store.home(), project);
         let failed = |source| LeaseError::Lock { path: path.clone(), source };
         let record = |source| LeaseError::Store { project: project.into(), source };
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        let file = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => file,
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                waiting(store.lease_holder(project).map_err(record)?.as_ref());
-                match wait(file, timeout).map_err(failed)? {
-                    Some(file) => file,
-                    None => {
-                        let holder = store.lease_holder(project).map_err(record)?;
-                        return Err(LeaseError::Held { project: project.into(), holder });
-                    }
-                }
+        let until = timeout.map(|timeout| Instant::now() + timeout);
+        let mut waiting = Some(waiting);
+        for lock in locks {
+            if lock.take(&file, false).map_err(failed)? {
+                continue;
             }
-            Err(errno) => return Err(failed(errno.into())),
-        };
+            if let Some(waiting) = waiting.take() {
+                waiting(store.lease_holder(project).map_err(record)?.as_ref());
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let waited = if left == Some(Duration::ZERO) {
+                None
+            } else {
+                wait(file, *lock, left).map_err(failed)?
+            };
+            file = match waited {
+                Some(file) => file,
+                None => {
+                    let holder = store.lease_holder(project).map_err(record)?;
+                    return Err(LeaseError::Held { project: project.into(), holder });
+                }
+            };
+        }
         store.put_lease(project, me).map_err(record)?;
         Ok(Self { project: project.to_owned(), _lock: file })
     }
@@ -118,18 +226,12 @@ impl Lease {
     }
 }
 
-/// Waits for the lock on a thread of its own, because a wait for a lock has no time limit. After a
+/// Waits for a lock on a thread of its own, because a wait for a lock has no time limit. After a
 /// time-out the thread stays until the holder ends, and lets go at once.
-fn wait(file: File, timeout: Option<Duration>) -> io::Result<Option<File>> {
+fn wait(file: File, lock: Lock, timeout: Option<Duration>) -> io::Result<Option<File>> {
     let (send, receive) = mpsc::channel();
     std::thread::Builder::new().name("lease".into()).spawn(move || {
-        let locked = loop {
-            match flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => break Ok(file),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => break Err(io::Error::from(errno)),
-            }
-        };
+        let locked = lock.take(&file, true).map(|_| file);
         let _ = send.send(locked);
     })?;
     let ended = || io::Error::other("the waiting thread ended");

@@ -4,13 +4,19 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use msb::client::{Client, Error, ExecConfig, ExecError, Mount, Patch, SandboxConfig, Stdin};
+use msb::client::{
+    Client, Error, ExecConfig, ExecError, Mount, Patch, SandboxConfig, Secret, Stdin,
+};
 use msb::home::Home;
 use msb::runtime::DriverChoice;
 use msb::spec::{Project, Status};
+use msb::store::{Durability, Store};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::environment::{Environment, supervisor_process, wait_for_end};
+use crate::environment::{
+    Environment, hold_lease, hold_sandbox_lease, supervisor_process, wait_for_end,
+};
+use crate::library_example;
 
 fn client(home: Home) -> Client {
     Client::at(home).driver(DriverChoice::Local).executable(env!("CARGO_BIN_EXE_msb"))
@@ -52,6 +58,7 @@ async fn a_sandbox_is_made_used_and_removed() {
     assert_eq!((handle.name(), handle.status()), ("worker", Status::Running));
     assert_eq!(handle.config().unwrap().labels["team"], "x");
     assert!(handle.config_json().contains("team"));
+    assert!(within(handle.metrics()).await.unwrap().memory_bytes > 0);
     assert!(handle.updated_at() >= handle.created_at());
     let names: Vec<_> = client.list().unwrap().iter().map(|h| h.name().to_owned()).collect();
     assert_eq!(names, ["worker"]);
@@ -114,6 +121,8 @@ async fn what_makes_no_sense_is_told_before_anything_is_done() {
     assert_eq!(invalid(env.config("a").volume("tmp", Mount::tmpfs())).await, "volumes");
     assert_eq!(invalid(env.config("a").patch(Patch::text("x", "y"))).await, "patches");
     assert_eq!(invalid(SandboxConfig::new("a", "")).await, "image");
+    assert_eq!(invalid(env.config("a").port(80, 0)).await, "ports");
+    assert_eq!(invalid(env.config("a").secret(Secret::env("KEY"))).await, "secrets");
     assert!(client.list().unwrap().is_empty());
     assert!(matches!(client.get("a"), Err(Error::NotFound(_))));
     let no_image = within(client.create(SandboxConfig::new("a", "./no/such/image"))).await;
@@ -210,6 +219,86 @@ async fn several_may_be_made_at_a_time() {
         let output = within(sandbox.unwrap().exec("hostname", [""; 0])).await;
         assert!(output.unwrap().success());
     }
+}
+
+/// A change waits for those of the same sandbox and of the whole project, and for no other.
+#[tokio::test]
+async fn different_sandboxes_are_changed_at_the_same_time() {
+    let (env, client) = place();
+    env.home().create().unwrap();
+    let lease = hold_sandbox_lease(&env, Project::LIBRARY, "a");
+    // Somebody makes `a` right now: what is there of it is nobody else's.
+    let half_made = env.home().sandbox("0123456789ab");
+    std::fs::create_dir_all(&half_made).unwrap();
+    let store = Store::open(&env.home()).unwrap();
+    let step = r#"{"action":"create","sandbox":"sandbox a","id":"0123456789ab"}"#;
+    let begin = |w: &msb::store::Writer<'_>| {
+        w.put_project(Project::LIBRARY, "/", &[])?;
+        w.begin_steps(Project::LIBRARY, 0, [step])
+    };
+    store.write(Durability::Synced, begin).unwrap();
+    let (other, config) = (client.clone(), env.config("a"));
+    let waiting = tokio::spawn(async move { other.create_detached(config).await });
+    let made = (0..4).map(|n| client.create_detached(env.config(&format!("b{n}"))));
+    for sandbox in within(futures_util::future::join_all(made)).await {
+        within(sandbox.unwrap().exec("true", [""; 0])).await.unwrap();
+    }
+    within(client.get("b0").unwrap().kill()).await.unwrap();
+    within(client.remove("b0")).await.unwrap();
+    assert!(!waiting.is_finished());
+    assert!(half_made.exists());
+    assert_eq!(store.open_journal(Project::LIBRARY).unwrap().len(), 1);
+    // The holder was killed: who comes next clears up.
+    drop(lease);
+    within(waiting).await.unwrap().unwrap();
+    assert!(!half_made.exists());
+    assert_eq!(store.open_journal(Project::LIBRARY).unwrap(), []);
+
+    let lease = hold_lease(&env, Project::LIBRARY);
+    let (other, config) = (client.clone(), env.config("c"));
+    let waiting = tokio::spawn(async move { other.create_detached(config).await });
+    env.msb("-p msb-library stop b1 --lock-timeout 10ms").expect(6);
+    assert!(!waiting.is_finished());
+    drop(lease);
+    within(waiting).await.unwrap().unwrap();
+}
+
+/// Not carried out yet, and never left out in silence.
+#[tokio::test]
+async fn what_needs_a_network_is_refused() {
+    let (env, client) = place();
+    let refused = async |config: SandboxConfig| match within(client.create(config)).await {
+        Err(Error::Unsupported(message)) => message,
+        other => panic!("{other:?}"),
+    };
+    let secret = env.config("a").secret(Secret::env("KEY").allow_host("h.example"));
+    assert!(refused(secret).await.contains("`secrets` of the sandbox `a`"));
+    assert!(refused(env.config("a").port(8080, 80)).await.contains("`ports` of the sandbox `a`"));
+    assert!(client.list().unwrap().is_empty());
+    let password = env.config("a").registry_auth("me", "hunter2");
+    assert!(!format!("{password:?}").contains("hunter2"));
+    within(client.create(password)).await.unwrap();
+}
+
+/// `examples/library`, as it is read.
+#[tokio::test]
+async fn the_example_does_what_it_says() {
+    let (env, client) = place();
+    let file = tempfile::Builder::new().prefix("msb-example-").tempfile_in(env.root()).unwrap();
+    std::fs::write(&file, "twelve bytes").unwrap();
+    let image = env.project().join("image");
+    let seen = within(library_example::tour(&client, image.to_str().unwrap(), file.path())).await;
+    assert_eq!(
+        seen.unwrap(),
+        [
+            "it said \"hello\\n\" and ended with 3",
+            "sorted: \"apple\\npear\\n\"",
+            "copied 12 bytes",
+            "it uses memory: true",
+            "it is stopped",
+        ]
+    );
+    assert!(client.list().unwrap().is_empty());
 }
 
 #[tokio::test]

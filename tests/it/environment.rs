@@ -224,15 +224,24 @@ pub(crate) fn supervisor_process(env: &Environment, name: &str) -> OwnedFd {
 /// The lease of a project, taken by "a test".
 pub(crate) fn hold_lease(env: &Environment, project: &str) -> Lease {
     let store = Store::open(&env.home()).unwrap();
+    Lease::acquire(&store, project, &test_holder(), None, |_| {}).unwrap()
+}
+
+/// The lease of one sandbox, taken by "a test".
+pub(crate) fn hold_sandbox_lease(env: &Environment, project: &str, sandbox: &str) -> Lease {
+    let store = Store::open(&env.home()).unwrap();
+    Lease::acquire_sandbox(&store, project, sandbox, &test_holder(), None).unwrap()
+}
+
+fn test_holder() -> Holder {
     let me = supervisor::own(String::new()).unwrap();
-    let holder = Holder {
+    Holder {
         pid: me.pid,
         start_time: me.start_time,
         boot_id: me.boot_id,
         command: "a test".into(),
         acquired_ms: 0,
-    };
-    Lease::acquire(&store, project, &holder, None, |_| {}).unwrap()
+    }
 }
 
 /// Waits for the end of a process, far longer than that takes.

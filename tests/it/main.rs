@@ -34,6 +34,9 @@ mod disks;
 mod environment;
 mod erofs;
 mod files;
+#[allow(dead_code, reason = "its arguments are not tried")]
+#[path = "../../examples/library/main.rs"]
+mod library_example;
 mod lying_registry;
 mod manifest;
 mod registry;

@@ -415,6 +415,38 @@ fn a_lease_is_held_by_one_and_handed_on() {
 }
 
 #[test]
+fn the_leases_of_sandboxes_exclude_the_same_one_and_the_project() {
+    let (_dir, home) = home();
+    let store = with_sandboxes(&home, &[]);
+    let at_once = Some(Duration::ZERO);
+    let of = |name| Lease::acquire_sandbox(&store, "shop", name, &me(), at_once);
+    let is_held = |lease: Result<Lease, LeaseError>| match lease {
+        Ok(_) => false,
+        Err(LeaseError::Held { .. }) => true,
+        Err(other) => panic!("{other}"),
+    };
+    let (web, db) = (of("web").unwrap(), of("db").unwrap());
+    assert!(is_held(of("web")) && is_held(of("db")));
+    assert!(Lease::try_acquire(&store, "shop", &me()).unwrap().is_none());
+    drop(web);
+    assert!(is_held(Lease::acquire(&store, "shop", &me(), at_once, |_| {})));
+    let web = of("web").unwrap();
+    drop((web, db));
+    let whole = Lease::try_acquire(&store, "shop", &me()).unwrap().unwrap();
+    assert!(is_held(of("web")));
+    // It is handed on to who waits.
+    let waiting = std::thread::spawn({
+        let home = home.clone();
+        move || {
+            let store = Store::open(&home).unwrap();
+            Lease::acquire_sandbox(&store, "shop", "web", &me(), None).map(drop)
+        }
+    });
+    drop(whole);
+    waiting.join().unwrap().unwrap();
+}
+
+#[test]
 fn the_lease_of_a_dead_holder_is_free() {
     let (_dir, home) = home();
     let store = with_sandboxes(&home, &[]);
