@@ -50,9 +50,10 @@ impl From<MuxError> for Fault {
             MuxError::Connection(yamux::ConnectionError::Io(_)) | MuxError::Closed => {
                 Self::Closed(chain(&error))
             }
-            MuxError::Connection(_) | MuxError::PeerOpened | MuxError::TooManyStreams => {
-                Self::Broken(chain(&error))
-            }
+            MuxError::Connection(_)
+            | MuxError::Violation
+            | MuxError::PeerOpened
+            | MuxError::TooManyStreams => Self::Broken(chain(&error)),
         }
     }
 }

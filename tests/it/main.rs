@@ -29,6 +29,7 @@ mod cli_watching;
 mod cli_words;
 mod client;
 mod client_exec;
+mod corpus;
 mod disk_patches;
 mod disks;
 mod environment;

@@ -1,6 +1,7 @@
 //! Supervisors as processes, with the real agent as an ordinary child (the `local` driver). What a
 //! program in its place can do that means harm is in [`hostile`].
 
+mod attacks;
 pub(crate) mod bench;
 mod files;
 mod hooks;

@@ -93,7 +93,8 @@ impl Terminal {
     #[track_caller]
     pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
         let limit = Timespec::try_from(LIMIT).unwrap();
-        let ready = poll(&mut [PollFd::new(&self.ours, PollFlags::IN)], Some(&limit)).unwrap();
+        let wait = || poll(&mut [PollFd::new(&self.ours, PollFlags::IN)], Some(&limit));
+        let ready = rustix::io::retry_on_intr(wait).unwrap();
         assert_eq!(ready, 1, "silence after {:?}", self.said);
         let mut buffer = [0; 4096];
         let Ok(length @ 1..) = rustix::io::read(&self.ours, &mut buffer) else { return None };
@@ -108,6 +109,12 @@ impl Terminal {
 
     pub(crate) fn kill(&self, signal: Signal) {
         kill_process(pid(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end: all that was shown.
+    pub(crate) fn all(mut self) -> String {
+        while self.read() {}
+        std::mem::take(&mut self.said)
     }
 
     /// Waits for the end: the code, and whether the terminal is as it was at first.

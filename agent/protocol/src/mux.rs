@@ -12,6 +12,10 @@
 //! can make this side buffer is bounded by [`MAX_STREAMS`] windows. A client takes no streams from
 //! its peer: one that opens streams ends the connection.
 
+#[cfg(test)]
+mod model;
+mod wire;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -21,8 +25,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
-use yamux::{Config, Connection, ConnectionError, Mode};
+use yamux::{Config, Connection, ConnectionError, FrameDecodeError, Mode};
 
+use self::wire::{Held, Wire};
 use crate::MAX_STREAMS;
 
 /// Streams that yamux itself allows: streams that are closed here and not yet there count too.
@@ -32,8 +37,6 @@ const MAX_WINDOW: usize = YAMUX_STREAMS * yamux::DEFAULT_CREDIT as usize;
 /// The payload of one yamux frame, in bytes. With its header it is below the 32 KiB that a
 /// virtio-console port takes in one write.
 const SPLIT: usize = (32 << 10) - 64;
-/// What is gathered into one write, in bytes: a header and its payload.
-const GATHER: usize = 32 << 10;
 /// Streams that a server has accepted or holds ready; more are reset. A client's stream that is
 /// closed there may not be closed here yet.
 const ACCEPT_LIMIT: usize = 2 * MAX_STREAMS;
@@ -52,6 +55,9 @@ pub enum MuxError {
     /// The client's peer opened a stream.
     #[error("the peer opened a stream")]
     PeerOpened,
+    /// The peer broke the rules of streams: windows, numbers, answers to nothing.
+    #[error("the peer broke the rules of streams")]
+    Violation,
     /// The byte stream failed, or the peer did not speak yamux.
     #[error("the connection failed")]
     Connection(#[source] ConnectionError),
@@ -61,6 +67,8 @@ pub enum MuxError {
 #[derive(Debug)]
 pub struct MuxStream {
     inner: Compat<yamux::Stream>,
+    number: u32,
+    held: Held,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -87,13 +95,14 @@ pub struct Closer {
 /// Moves the bytes. It ends when the connection does: without an error when either side closed it.
 #[must_use = "nothing moves unless the driver is polled"]
 pub struct Driver<T> {
-    connection: Connection<Compat<Gather<T>>>,
+    connection: Connection<Compat<Wire<T>>>,
     commands: mpsc::Receiver<Command>,
     /// Where streams of the peer go; a client has none.
     accepted: Option<mpsc::Sender<MuxStream>>,
     permits: Arc<Semaphore>,
     opening: Option<(OwnedSemaphorePermit, oneshot::Sender<MuxStream>)>,
     closing: Option<oneshot::Sender<()>>,
+    held: Held,
 }
 
 #[derive(Debug)]
@@ -126,10 +135,13 @@ fn driver<T: AsyncRead + AsyncWrite + Unpin>(
     config.set_max_connection_receive_window(Some(MAX_WINDOW));
     config.set_split_send_size(SPLIT);
     let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
-    let connection = Connection::new(Gather::new(io).compat(), config, mode);
+    let wire = Wire::new(io);
+    let held = wire.held();
+    let connection = Connection::new(wire.compat(), config, mode);
     let limit = if accepted.is_some() { ACCEPT_LIMIT } else { MAX_STREAMS };
     let permits = Arc::new(Semaphore::new(limit));
-    (sender, Driver { connection, commands, accepted, permits, opening: None, closing: None })
+    let (opening, closing) = (None, None);
+    (sender, Driver { connection, commands, accepted, permits, opening, closing, held })
 }
 
 impl Opener {
@@ -199,7 +211,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let accepted = self.accepted.as_ref().ok_or(MuxError::PeerOpened)?;
         // Without a permit or a place in the queue the stream is dropped, which resets it.
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            let _ = accepted.try_send(MuxStream::new(stream, Some(permit)));
+            let _ = accepted.try_send(MuxStream::new(stream, Some(permit), self.held.clone()));
         }
         Ok(())
     }
@@ -220,7 +232,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let stream = std::task::ready!(self.connection.poll_new_outbound(cx));
         match (stream, self.opening.take()) {
             (Ok(stream), Some((permit, reply))) => {
-                let _ = reply.send(MuxStream::new(stream, Some(permit)));
+                let _ = reply.send(MuxStream::new(stream, Some(permit), self.held.clone()));
             }
             (Ok(stream), None) => drop(stream),
             (Err(error), _) => return Poll::Ready(Err(MuxError::Connection(error))),
@@ -238,13 +250,27 @@ impl<T> std::fmt::Debug for Driver<T> {
 fn ended(error: ConnectionError) -> Result<(), MuxError> {
     match error {
         ConnectionError::Closed => Ok(()),
+        ConnectionError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(MuxError::Violation)
+        }
+        ConnectionError::Decode(FrameDecodeError::Io(error)) => {
+            Err(MuxError::Connection(ConnectionError::Io(error)))
+        }
         error => Err(MuxError::Connection(error)),
     }
 }
 
 impl MuxStream {
-    fn new(stream: yamux::Stream, permit: Option<OwnedSemaphorePermit>) -> Self {
-        Self { inner: stream.compat(), _permit: permit }
+    fn new(stream: yamux::Stream, permit: Option<OwnedSemaphorePermit>, held: Held) -> Self {
+        let number = stream.id().val();
+        held.begin(number);
+        Self { inner: stream.compat(), number, held, _permit: permit }
+    }
+}
+
+impl Drop for MuxStream {
+    fn drop(&mut self) {
+        self.held.end(self.number);
     }
 }
 
@@ -254,7 +280,12 @@ impl AsyncRead for MuxStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_read(cx, buf)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if polled.is_pending() {
+            this.held.drained(this.number);
+        }
+        polled
     }
 }
 
@@ -273,111 +304,6 @@ impl AsyncWrite for MuxStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
-    }
-}
-
-/// The length of a yamux header, in bytes: version, type, flags (2), stream (4), length (4).
-const HEADER: usize = 12;
-/// The type of a frame with a payload.
-const DATA: u8 = 0;
-/// A ping that asks for an answer: its type, and its flags.
-const PING: (u8, [u8; 2]) = (2, [0, 1]);
-
-/// Gathers small writes, so that the header and the payload of a yamux frame are one write: on a
-/// virtio port each one is an exit of the guest. yamux flushes after every frame.
-///
-/// Pings are left out. yamux stops reading while an answer to one waits to be written: two sides
-/// that flood each other and answer at the same time would wait for each other for ever. Without an
-/// answer it never widens a window, so what a stream may buffer stays what it was at first.
-struct Gather<T> {
-    io: T,
-    buffer: Vec<u8>,
-    /// How much of `buffer` is written.
-    written: usize,
-    /// What is left of the payload of the frame that yamux is writing.
-    payload: usize,
-}
-
-impl<T: AsyncWrite + Unpin> Gather<T> {
-    fn new(io: T) -> Self {
-        Self { io, buffer: Vec::with_capacity(GATHER), written: 0, payload: 0 }
-    }
-
-    /// Takes what fits of a write; `None` when the buffer has to be drained first. yamux hands over
-    /// a header at once and nothing else with it.
-    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
-        let space = GATHER - self.buffer.len();
-        if self.payload > 0 {
-            let count = bytes.len().min(space).min(self.payload);
-            self.payload -= count;
-            self.buffer.extend_from_slice(&bytes[..count]);
-            return Some(count).filter(|count| *count > 0);
-        }
-        let header: &[u8; HEADER] = bytes.first_chunk()?;
-        let [_, kind, flags @ .., l0, l1, l2, l3] = header;
-        if (*kind, [flags[0], flags[1]]) == PING {
-            return Some(HEADER);
-        }
-        if space < HEADER {
-            return None;
-        }
-        if *kind == DATA {
-            let length = u32::from_be_bytes([*l0, *l1, *l2, *l3]);
-            self.payload = usize::try_from(length).unwrap_or(usize::MAX);
-        }
-        self.buffer.extend_from_slice(header);
-        Some(HEADER)
-    }
-
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.buffer.len() {
-            let rest = &self.buffer[self.written..];
-            match std::task::ready!(Pin::new(&mut self.io).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.written += count,
-            }
-        }
-        self.buffer.clear();
-        self.written = 0;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Gather<T> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Gather<T> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if let Some(count) = this.take(buf) {
-            return Poll::Ready(Ok(count));
-        }
-        std::task::ready!(this.poll_drain(cx))?;
-        let unexpected = || io::Error::other("a write that is not a yamux header");
-        Poll::Ready(this.take(buf).ok_or_else(unexpected))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        std::task::ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        std::task::ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.io).poll_shutdown(cx)
     }
 }
 
@@ -518,22 +444,6 @@ mod tests {
         let host = async { flood(opener.open().await.unwrap()).await };
         let agent = async { flood(acceptor.accept().await.unwrap()).await };
         assert_eq!(tokio::join!(host, agent), (total, total));
-    }
-
-    #[test]
-    fn gathers_all_but_pings() {
-        let mut gather = Gather::new(tokio::io::sink());
-        let ping = [0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7];
-        let pong = [0, 2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 7];
-        let data = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 12];
-        assert_eq!(gather.take(&ping), Some(12));
-        assert_eq!(gather.take(&data), Some(12));
-        assert_eq!(gather.take(&ping), Some(12), "a payload that looks like one");
-        assert_eq!(gather.take(&pong), Some(12));
-        assert_eq!(gather.take(&ping), Some(12));
-        assert_eq!(gather.buffer, [data, ping, pong].concat());
-        gather.buffer.resize(GATHER - 1, 0);
-        assert_eq!(gather.take(&data), None);
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! Guests that mean harm: programs in the place of the agent.
 
+use msb_protocol::{ExecFailure, GuestMetrics};
+
 use super::*;
 
 async fn crash_of(bench: &Bench, agent: PathBuf, spec: SandboxSpec) -> (Up, StatusEvent) {
@@ -199,6 +201,115 @@ async fn a_session_that_ends_before_it_began_is_no_success() {
     let (_up, event) = crash_of(&bench, agent, sh("true")).await;
     assert_eq!(event.exit_code, None);
     assert!(event.error.unwrap().contains("the workload's session broke"));
+}
+
+/// Retitles, clears, colours by both introducers, turns the text around, and overwrites the line.
+const UGLY: &str = "ugly\u{1b}]0;pwned\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{7f}\r\u{2066}end";
+
+#[test]
+#[ignore = "an agent of nothing_of_a_guest_reaches_the_terminal_as_it_is"]
+fn helper_ugly() {
+    agent(async |mut control, acceptor| {
+        say(&mut control, &READY).await.unwrap();
+        let mut open = Vec::new();
+        while let Some(mut stream) = acceptor.accept().await {
+            let mut buffer = Vec::new();
+            let frame = read_frame(&mut stream, &mut buffer).await.unwrap().unwrap();
+            answer_ugly(frame.message().unwrap(), &mut stream).await;
+            stream.flush().await.unwrap();
+            open.push(stream);
+        }
+    });
+}
+
+async fn answer_ugly(request: Request, stream: &mut mux::MuxStream) {
+    let started = ExecOutput::Started { pid: 1 };
+    let failure =
+        || FsFailure { kind: FsErrorKind::Other, path: UGLY.into(), message: UGLY.into() };
+    match request {
+        Request::Exec(request) if request.argv.iter().any(|word| word == "workload") => {
+            write_message(stream, &started).await.unwrap();
+            write_data(stream, 1, format!("{UGLY}\n").as_bytes()).await.unwrap();
+        }
+        Request::Exec(request) if request.argv.iter().any(|word| word == "probe") => {
+            write_message(stream, &started).await.unwrap();
+            write_data(stream, 1, UGLY.as_bytes()).await.unwrap();
+            write_message(stream, &ExecOutput::Exited(ExitStatus::Signal(i32::MAX))).await.unwrap();
+        }
+        Request::Exec(_) => {
+            let failed = ExecOutput::Failed(ExecFailure::NotFound(UGLY.into()));
+            write_message(stream, &failed).await.unwrap();
+        }
+        Request::Metrics => write_message(stream, &GuestMetrics::default()).await.unwrap(),
+        Request::Fs(FsRequest::Get { .. }) => {
+            write_message(stream, &TreeItem::Failed(failure())).await.unwrap();
+        }
+        Request::Fs(_) => write_message(stream, &FsReply::Failed(failure())).await.unwrap(),
+        _ => {}
+    }
+}
+
+#[test]
+#[ignore = "an agent of nothing_of_a_guest_reaches_the_terminal_as_it_is"]
+fn helper_ugly_failure() {
+    println!("{UGLY}");
+    agent(async |mut control, _| {
+        let failed = msb_protocol::BootFailed { stage: UGLY.into(), message: UGLY.into() };
+        say(&mut control, &ControlOutput::BootFailed(failed)).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_guest_reaches_the_terminal_as_it_is() {
+    let bench = bench();
+    let mut spec = SandboxSpec { cmd: Some(vec!["workload".into()]), ..idle() };
+    spec.healthcheck = Some(HealthCheck { retries: 1, ..super::check("probe".into(), 0) });
+    spec.healthcheck.as_mut().unwrap().probe = Probe::Exec(vec!["probe".into()]);
+    let mut config = bench.config("web", spec);
+    config.local_agent = Some(bench.hostile("helper_ugly"));
+    let up = bench.launch(config).await;
+    up.until(|event| event.health == Some(Health::Unhealthy)).await;
+    let mut config = bench.config("gone", idle());
+    config.local_agent = Some(bench.hostile("helper_ugly_failure"));
+    bench.launch(config).await.ended().await;
+    let records = up.logs();
+    assert!(records.iter().any(|record| record.contains("pwned")), "{records:?}");
+    for (words, shown) in [
+        (&["ps"][..], ""),
+        (&["ps", "--format", "json"], ""),
+        (&["ls"], ""),
+        (&["logs", "web"], "pwned"),
+        (&["logs", "--format", "json", "web"], "pwned"),
+        (&["inspect", "web", "gone"], "pwned"),
+        (&["events"], "pwned"),
+        (&["events", "--format", "json"], "pwned"),
+        (&["stats", "--no-stream"], "web"),
+        (&["stats", "--no-stream", "--format", "json"], "web"),
+        (&["exec", "web", "--", "x"], "pwned"),
+        (&["cp", "web:/x", "."], "pwned"),
+        (&["cp", "/etc/hostname", "web:/x"], "pwned"),
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_msb"));
+        command
+            .env("MSB_HOME", bench.home.root())
+            .env("NO_COLOR", "1")
+            .env("TERM", "xterm")
+            .current_dir(bench._dir.path())
+            .args(["-p", "shop"])
+            .args(words);
+        let terminal = crate::terminal::Terminal::run(&command, 40, 4000);
+        let said = tokio::task::block_in_place(|| terminal.all());
+        assert!(said.contains(shown), "{words:?}: {said:?}");
+        // What draws a bar moves the cursor and clears lines; nothing else is among it.
+        let told: Vec<&str> = said.split('\u{1b}').skip(1).collect();
+        let ours = ["[K", "[2K", "[1A", "[1B", "[?25l", "[?25h", "[A"];
+        let foreign = told.iter().find(|rest| !ours.iter().any(|ours| rest.starts_with(ours)));
+        assert_eq!(foreign, None, "{words:?}: {said:?}");
+        let marks = ['\u{7}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{7f}', '\u{fffd}'];
+        assert!(!said.contains(marks), "{words:?}: {said:?}");
+        assert!(!said.replace("\r\n", "").contains("\rend"), "{words:?}: {said:?}");
+    }
 }
 
 #[test]
