@@ -33,13 +33,11 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Attach) -> Result<Exit, CliEr
                     if !args.sig_proxy {
                         return Ok(Exit::Interrupted);
                     }
-                    match client.signal(number).await {
+                    // Of one that has ended meanwhile the end is about to be told.
+                    let sent = client.signal(number).await;
+                    if let Err(ControlError::Denied(DeniedReason::NoWorkload | DeniedReason::NotReady)) = sent {
                         // There is nobody to have it but this command.
-                        Err(ControlError::Denied(DeniedReason::NoWorkload | DeniedReason::NotReady)) => {
-                            return Ok(Exit::Interrupted);
-                        }
-                        // Of one that has ended meanwhile the end is about to be told.
-                        _ => {}
+                        return Ok(Exit::Interrupted);
                     }
                 }
             }

@@ -79,7 +79,10 @@ impl LogFollower {
     /// Waits until there may be more. Cancellation-safe.
     pub async fn changed(&mut self) -> io::Result<()> {
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        while !self.behind {
+        if self.behind {
+            return Ok(());
+        }
+        loop {
             let mut guard = self.changes.readable().await?;
             let drained = guard.try_io(|changes| {
                 Ok(rustix::io::read(changes.get_ref(), &mut buffer[..])
@@ -90,7 +93,6 @@ impl LogFollower {
                 Err(_would_block) => {}
             }
         }
-        Ok(())
     }
 
     /// Reads on to the end of the file, but no more than the chunks that are `left`.
