@@ -138,40 +138,48 @@ fn guest_code(code: i32) -> u8 {
 /// Passes on standard input, signals and the size of the terminal. Ends when the user detaches.
 async fn pump(
     control: ExecControl,
-    mut sink: Option<ExecSink>,
-    mut signals: Signals,
+    sink: Option<ExecSink>,
+    signals: Signals,
     tty: bool,
     keys: DetachKeys,
 ) -> io::Result<()> {
-    let mut stdin = read_stdin();
-    let mut keys = Keys::new(keys);
-    if tty {
-        // It may have changed while the session was opened.
-        let (rows, cols) = terminal::size();
-        control.resize(rows, cols).await?;
+    tokio::select! {
+        fed = feed(sink, keys) => fed,
+        // Whatever the command reads of its input.
+        passed = pass(&control, signals, tty) => passed,
     }
-    loop {
-        tokio::select! {
-            chunk = stdin.recv(), if sink.is_some() => match (chunk, &sink) {
-                (Some(mut chunk), Some(open)) => {
-                    let is_detached = keys.pass(&mut chunk);
-                    open.write(&chunk).await?;
-                    if is_detached {
-                        return Ok(());
-                    }
-                }
-                // Dropping it ends the command's input.
-                _ => sink = None,
-            },
-            number = signals.next() => match number {
-                WINCH if tty => {
-                    let (rows, cols) = terminal::size();
-                    control.resize(rows, cols).await?;
-                }
-                WINCH => {}
-                number => control.signal(number).await?,
-            },
+}
+
+/// Passes on standard input to its end; returns when the user detaches.
+async fn feed(sink: Option<ExecSink>, keys: DetachKeys) -> io::Result<()> {
+    if let Some(sink) = sink {
+        let mut stdin = read_stdin();
+        let mut keys = Keys::new(keys);
+        while let Some(mut chunk) = stdin.recv().await {
+            let is_detached = keys.pass(&mut chunk);
+            sink.write(&chunk).await?;
+            if is_detached {
+                return Ok(());
+            }
         }
+    }
+    std::future::pending().await
+}
+
+/// Passes on signals and the size of the terminal, for ever.
+async fn pass(control: &ExecControl, mut signals: Signals, tty: bool) -> io::Result<()> {
+    // It may have changed while the session was opened.
+    let mut number = WINCH;
+    loop {
+        match number {
+            WINCH if tty => {
+                let (rows, cols) = terminal::size();
+                control.resize(rows, cols).await?;
+            }
+            WINCH => {}
+            number => control.signal(number).await?,
+        }
+        number = signals.next().await;
     }
 }
 

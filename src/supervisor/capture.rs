@@ -22,7 +22,7 @@ pub(super) async fn exec(
         match &frame {
             Frame::Data { bytes, .. } => keep(output, bytes),
             Frame::Message(_) => match frame.message().ok()? {
-                ExecOutput::Started { .. } => {}
+                ExecOutput::Started { .. } | ExecOutput::InputTaken(_) => {}
                 ExecOutput::Exited(status) => return Some(status),
                 ExecOutput::Failed(failure) => {
                     output.clear();

@@ -87,7 +87,10 @@ async fn hear(
                 ExecOutput::Failed(failure) if !started => {
                     return Ok(WorkloadEnd::Failed(shorten(failure)));
                 }
-                ExecOutput::Started { .. } | ExecOutput::Exited(_) | ExecOutput::Failed(_) => {
+                ExecOutput::Started { .. }
+                | ExecOutput::InputTaken(_)
+                | ExecOutput::Exited(_)
+                | ExecOutput::Failed(_) => {
                     return Err(Fault::Broken("a message out of turn".into()));
                 }
             },

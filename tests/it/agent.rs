@@ -15,8 +15,8 @@ use std::time::Duration;
 use msb_protocol::mux::{self, MuxError, MuxStream, Opener};
 use msb_protocol::{
     BootConfig, ControlInput, ControlOutput, ExecFailure, ExecInput, ExecOutput, ExecRequest,
-    ExitStatus, Frame, FsReply, MAX_MESSAGE, Request, Rlimit, StdinMode, Tty, host_handshake,
-    read_frame, write_data, write_message,
+    ExitStatus, Frame, FsReply, INPUT_WINDOW, MAX_MESSAGE, Request, Rlimit, StdinMode, Tty,
+    host_handshake, read_frame, write_data, write_message,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -171,15 +171,20 @@ async fn passes_input_on_until_its_end() {
         write_data(&mut writer, 0, b"").await.unwrap();
         writer
     });
-    let mut received = Vec::new();
+    let (mut received, mut taken) = (Vec::new(), 0);
     let end = loop {
         match read_frame(&mut session.reader, &mut session.buffer).await.unwrap().unwrap() {
             Frame::Data { fd: 1, bytes } => received.extend_from_slice(bytes),
-            frame => break frame.message::<ExecOutput>().unwrap(),
+            frame => match frame.message::<ExecOutput>().unwrap() {
+                ExecOutput::InputTaken(bytes) => taken += bytes,
+                end => break end,
+            },
         }
     };
     assert_eq!(end, exited(0));
     assert!(received == expected);
+    let untold = expected.len() as u64 - taken;
+    assert!(untold < INPUT_WINDOW as u64, "{untold}");
     writing.await.unwrap();
 }
 

@@ -45,6 +45,18 @@ fn exec_has_a_time_limit_and_limits() {
 }
 
 #[test]
+fn exec_is_interrupted_whatever_is_read() {
+    let env = one(IDLE);
+    let script = "trap 'exit 9' INT; echo up; while :; do sleep 0.01; done";
+    let endless = std::fs::File::open("/dev/zero").unwrap();
+    let mut exec =
+        Group::run(env.command().args(["exec", "db", "sh", "-c", script]).stdin(endless));
+    exec.says("up");
+    exec.interrupt();
+    assert_eq!(exec.end().0, Some(9));
+}
+
+#[test]
 fn exec_leaves_a_command_running() {
     let env = one(IDLE);
     let file = env.project().join("pid");

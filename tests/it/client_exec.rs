@@ -203,6 +203,35 @@ async fn signals_reach_the_group_and_a_kill_is_never_in_the_way() {
 }
 
 #[tokio::test]
+async fn signals_do_not_wait_for_input_that_is_not_read() {
+    let place = place().await;
+    // More than is on its way at any time, and what all of that time would have to be.
+    for size in [8 << 20, 300_000, 1000] {
+        let script = "trap 'exit 9' USR1; echo up; while :; do sleep 0.01; done";
+        let mut handle = place.exec(sh(script).stdin(Stdin::Pipe)).await;
+        until(&mut handle, "up").await;
+        let sink = handle.take_stdin().unwrap();
+        let mut write = Box::pin(async move { sink.write(&vec![0; size]).await });
+        // As far as it goes by itself.
+        let patience = Duration::from_millis(300);
+        let written = tokio::time::timeout(patience, &mut write).await;
+        assert!(size > 1000 || matches!(written, Ok(Ok(()))), "{written:?}");
+        within(handle.signal(10)).await.unwrap();
+        assert_eq!(within(handle.wait()).await.unwrap(), ExitStatus::Code(9), "{size}");
+        if written.is_err() {
+            assert!(within(write).await.is_err(), "the session has ended");
+        }
+    }
+    // What a command does not want is dropped, however much it is.
+    let bytes = Stdin::Bytes(vec![0; 8 << 20]);
+    let config = sh("exec <&-; echo closed; while :; do sleep 0.01; done").stdin(bytes);
+    let mut handle = place.exec(config).await;
+    until(&mut handle, "closed").await;
+    handle.signal(15).await.unwrap();
+    assert_eq!(within(handle.wait()).await.unwrap(), ExitStatus::Signal(15));
+}
+
+#[tokio::test]
 async fn dropping_a_handle_kills_the_group() {
     let place = place().await;
     let mut handle = place.exec(sh("sleep 1000 & echo pid $!; wait").stdin(Stdin::Pipe)).await;
@@ -225,6 +254,16 @@ async fn a_detached_command_runs_on() {
     assert!(Path::new(&format!("/proc/{pid}")).exists());
     within(place.up.client.stop(None)).await.unwrap();
     gone(pid).await;
+}
+
+#[tokio::test]
+async fn a_command_that_has_ended_can_be_detached() {
+    let place = place().await;
+    let handle = place.exec(sh("exit 6")).await;
+    while handle.resize(24, 80).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    within(handle.detach()).await.unwrap();
 }
 
 #[tokio::test]

@@ -231,7 +231,7 @@ impl Guest {
                 Frame::Data { fd: 1, bytes } => stdout.extend_from_slice(bytes),
                 Frame::Data { bytes, .. } => stderr.extend_from_slice(bytes),
                 message @ Frame::Message(_) => match message.message().unwrap() {
-                    ExecOutput::Started { .. } => {}
+                    ExecOutput::Started { .. } | ExecOutput::InputTaken(_) => {}
                     end @ (ExecOutput::Exited(_) | ExecOutput::Failed(_)) => {
                         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
                         return Outcome { stdout: text(stdout), stderr: text(stderr), end };

@@ -203,6 +203,7 @@ fn the_wire_form_stays() {
     golden.add("exec.signal", &ExecInput::Signal(15));
     golden.add("exec.resize", &ExecInput::Resize { rows: 24, cols: 80 });
     golden.add("exec.started", &ExecOutput::Started { pid: 42 });
+    golden.add("exec.input_taken", &ExecOutput::InputTaken(1 << 17));
     golden.add("exec.exited.code", &ExecOutput::Exited(ExitStatus::Code(3)));
     golden.add("exec.exited.signal", &ExecOutput::Exited(ExitStatus::Signal(9)));
     let what = || "x".to_owned();

@@ -47,8 +47,8 @@ pub use handshake::{HandshakeError, agent_handshake, host_handshake};
 pub use messages::{
     BootConfig, BootFailed, ControlInput, ControlOutput, DiskMount, ExecFailure, ExecInput,
     ExecOutput, ExecRequest, ExitStatus, GrowReply, GrowRequest, GuestMetrics, HttpProbe,
-    ProbeOutput, ProbeRequest, Request, Rlimit, RootConfig, RootDisk, ShareMount, StdinMode,
-    TmpfsMount, Tty,
+    INPUT_WINDOW, ProbeOutput, ProbeRequest, Request, Rlimit, RootConfig, RootDisk, ShareMount,
+    StdinMode, TmpfsMount, Tty,
 };
 pub use preamble::{Preamble, PreambleError, VERSION, VERSION_MIN};
 pub use root::FILE_SYSTEMS;

@@ -307,6 +307,10 @@ pub struct Rlimit {
     pub hard: Option<u64>,
 }
 
+/// The input that a host may send to a command before the agent says that some was taken, in bytes;
+/// the agent reads no more than that ahead. More would stand before whatever follows it.
+pub const INPUT_WINDOW: usize = 256 << 10;
+
 /// Host → agent on an exec stream, beside data frames of fd 0. The host closing the stream ends
 /// the session: its process group gets SIGKILL, unless it has been detached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -336,6 +340,9 @@ pub enum ExecOutput {
         /// Its pid in the guest.
         pid: u32,
     },
+    /// That many bytes more of its input were taken or dropped: as many may follow the
+    /// [`INPUT_WINDOW`]. Told once it is worth a message.
+    InputTaken(u64),
     /// The command has ended.
     Exited(ExitStatus),
     /// The command could not be started.

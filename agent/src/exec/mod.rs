@@ -15,7 +15,8 @@
 //! one by detaching: the command runs on, and what it writes is dropped.
 //!
 //! At most one buffer of output and [`stdio::Pending`] of input are held per session. Output that
-//! the host does not read stays in the pipe and stops the command that writes it.
+//! the host does not read stays in the pipe and stops the command that writes it. A host that sends no
+//! more input than the window allows is heard at any time, whatever the command reads.
 
 mod child;
 mod prepare;
@@ -159,6 +160,7 @@ impl Session {
                     drain(1, &mut self.stdio.stdout, &mut buffer, writer).await?;
                     drain(2, &mut self.stdio.stderr, &mut buffer, writer).await?;
                 }
+                taken = input.taken() => send(writer, &ExecOutput::InputTaken(taken)).await?,
                 () = input.stalled_for(PROBE) => {
                     writer.write(&[]).await.map_err(|_| HostGone)?;
                 }

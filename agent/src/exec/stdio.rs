@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use msb_protocol::{ExecRequest, StdinMode, Tty};
+use msb_protocol::{ExecRequest, INPUT_WINDOW, StdinMode, Tty};
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -19,8 +19,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// Input that the command has not read yet, in bytes. While more waits, the host is not heard.
-const MAX_PENDING_INPUT: usize = 256 << 10;
+/// Input that was taken is told of once it is this much, in bytes.
+const WORTH_TELLING: usize = INPUT_WINDOW / 2;
 
 /// What is written to a command at a time, in bytes; as much as a pipe holds.
 const INPUT_CHUNK: usize = 64 << 10;
@@ -167,17 +167,23 @@ pub(super) struct Pending {
     ended: Cell<bool>,
     /// The command does not take any more: what comes is dropped.
     refused: Cell<bool>,
+    /// What was taken or dropped, and the host not told of, in bytes.
+    settled: Cell<usize>,
+    told: Notify,
     added: Notify,
     filled: Notify,
     taken: Notify,
 }
 
 impl Pending {
-    /// Adds what the host sent, nothing meaning the end. Waits while too much is pending.
+    /// Adds what the host sent, nothing meaning the end. Waits while a host that keeps to no window
+    /// has sent too much.
     pub(super) async fn add(&self, bytes: &[u8]) {
         if bytes.is_empty() {
             self.ended.set(true);
-        } else if !self.ended.get() && !self.refused.get() {
+        } else if self.ended.get() || self.refused.get() {
+            self.settle(bytes.len());
+        } else {
             self.bytes.borrow_mut().extend(bytes);
         }
         self.added.notify_one();
@@ -196,7 +202,22 @@ impl Pending {
     }
 
     fn is_full(&self) -> bool {
-        self.bytes.borrow().len() > MAX_PENDING_INPUT
+        self.bytes.borrow().len() > INPUT_WINDOW
+    }
+
+    fn settle(&self, count: usize) {
+        self.settled.update(|settled| settled + count);
+        if self.settled.get() >= WORTH_TELLING {
+            self.told.notify_one();
+        }
+    }
+
+    /// How much was taken or dropped since the last call, once that is worth telling.
+    pub(super) async fn taken(&self) -> u64 {
+        while self.settled.get() < WORTH_TELLING {
+            self.told.notified().await;
+        }
+        self.settled.replace(0) as u64
     }
 
     /// Passes input on until its end or until the command refuses more, then drops `stdin`.
@@ -210,6 +231,7 @@ impl Pending {
                 self.added.notified().await;
             } else if let Ok(count) = stdin.write(&chunk).await {
                 self.bytes.borrow_mut().drain(..count);
+                self.settle(count);
                 self.taken.notify_one();
             } else {
                 self.refuse();
@@ -227,7 +249,8 @@ impl Pending {
     /// Drops what is pending and whatever comes.
     pub(super) fn refuse(&self) {
         self.refused.set(true);
-        self.bytes.borrow_mut().clear();
+        let dropped = std::mem::take(&mut *self.bytes.borrow_mut());
+        self.settle(dropped.len());
         self.taken.notify_one();
     }
 }

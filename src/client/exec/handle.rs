@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use msb_protocol::{ExecInput, ExitStatus};
+use msb_protocol::{ExecInput, ExitStatus, INPUT_WINDOW};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -15,8 +15,8 @@ use super::config::{Settings, Stdin};
 use super::tasks::{self, KILL, Message, Told};
 use super::{ExecError, ExecEvent, ExecOutput};
 
-/// How long a kill may wait behind input that the command does not read, before the connection is
-/// closed, which kills too.
+/// How long a kill may wait for a supervisor that does not listen, before the connection is closed,
+/// which kills too.
 const KILL_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the agent may take to say how a killed command ended.
 const REAP_PATIENCE: Duration = Duration::from_secs(5);
@@ -51,6 +51,9 @@ pub struct ExecControl {
 #[derive(Debug)]
 pub struct ExecSink {
     input: mpsc::Sender<Vec<u8>>,
+    /// What the agent takes before the command does, in bytes.
+    window: Arc<Semaphore>,
+    cut: CancellationToken,
 }
 
 impl ExecHandle {
@@ -61,11 +64,12 @@ impl ExecHandle {
         let (input_in, input) = mpsc::channel(1);
         let cut = CancellationToken::new();
         let control = ExecControl { messages: messages_in, cut: cut.clone() };
-        let mut tasks = vec![
-            tokio::spawn(tasks::read(reader, events_in, cut.clone())).abort_handle(),
-            tokio::spawn(tasks::write(writer, messages, input, cut.clone())).abort_handle(),
-        ];
-        let mut sink = Some(ExecSink { input: input_in });
+        let window = Arc::new(Semaphore::new(INPUT_WINDOW));
+        let reading = tasks::read(reader, events_in, Arc::clone(&window), cut.clone());
+        let writing = tasks::write(writer, messages, input, cut.clone());
+        let mut tasks =
+            vec![tokio::spawn(reading).abort_handle(), tokio::spawn(writing).abort_handle()];
+        let mut sink = Some(ExecSink { input: input_in, window, cut: cut.clone() });
         let expired = Arc::new(AtomicBool::new(false));
         if let Some(timeout) = settings.timeout {
             let expire = expire(control.clone(), timeout, expired.clone());
@@ -193,11 +197,13 @@ impl ExecHandle {
     pub async fn detach(mut self) -> Result<(), ExecError> {
         // Chunks on their way would come behind it.
         self.sink = None;
-        self.control.send(ExecInput::Detach).await.map_err(|_| ExecError::Gone)?;
+        let sent = self.control.send(ExecInput::Detach).await;
         loop {
             match self.recv().await {
-                // The agent has closed the session; or the command has ended by itself.
-                Err(ExecError::Gone) | Ok(None) => return Ok(()),
+                // The command has ended by itself.
+                Ok(None) => return Ok(()),
+                // The agent has closed the session.
+                Err(ExecError::Gone) if sent.is_ok() => return Ok(()),
                 Ok(Some(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -215,8 +221,8 @@ impl Drop for ExecHandle {
 }
 
 impl ExecControl {
-    /// Sends a signal (1 to 64) to the command's process group. Waits behind input that the command
-    /// does not read; fails with `BrokenPipe` once the session has ended.
+    /// Sends a signal (1 to 64) to the command's process group, whatever it reads of its input; fails
+    /// with `BrokenPipe` once the session has ended.
     pub async fn signal(&self, number: i32) -> io::Result<()> {
         self.send(ExecInput::Signal(number)).await
     }
@@ -247,9 +253,16 @@ impl ExecSink {
     /// Writes to the command's standard input. Waits while the command does not read; fails with
     /// `BrokenPipe` once the session has ended. Dropped while it waits, it has written a part.
     pub async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
         for chunk in bytes.chunks(CHUNK) {
-            let sent = self.input.send(chunk.to_vec()).await;
-            sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            let slot = self.input.reserve().await.map_err(|_| broken())?;
+            let length = u32::try_from(chunk.len()).map_err(io::Error::other)?;
+            tokio::select! {
+                biased;
+                () = self.cut.cancelled() => return Err(broken()),
+                room = self.window.acquire_many(length) => room.map_err(|_| broken())?.forget(),
+            }
+            slot.send(chunk.to_vec());
         }
         Ok(())
     }

@@ -2,12 +2,14 @@
 //! be dropped at any time without tearing a frame.
 
 use std::io;
+use std::sync::Arc;
 
 use msb_protocol::{
-    ExecInput, ExecOutput, ExitStatus, Frame, FrameError, read_frame, write_data, write_message,
+    ExecInput, ExecOutput, ExitStatus, Frame, FrameError, INPUT_WINDOW, read_frame, write_data,
+    write_message,
 };
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{ExecError, ExecEvent};
@@ -26,12 +28,13 @@ pub(super) struct Message {
 pub(super) async fn read(
     mut reader: OwnedReadHalf,
     events: mpsc::Sender<Told>,
+    window: Arc<Semaphore>,
     cut: CancellationToken,
 ) {
     let mut buffer = Vec::new();
     loop {
         let told = tokio::select! {
-            told = next(&mut reader, &mut buffer) => told,
+            told = next(&mut reader, &mut buffer, &window) => told,
             () = cut.cancelled() => Ok(ExecEvent::Exited(ExitStatus::Signal(KILL))),
         };
         let last = matches!(told, Err(_) | Ok(ExecEvent::Exited(_)));
@@ -54,22 +57,34 @@ pub(super) const KILL: i32 = 9;
 /// The highest signal number.
 const LAST_SIGNAL: i32 = 64;
 
-async fn next(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> Told {
-    match read_frame(reader, buffer).await {
-        Ok(Some(Frame::Data { fd: 1, bytes })) => Ok(ExecEvent::Stdout(bytes.to_vec())),
-        Ok(Some(Frame::Data { fd: 2, bytes })) => Ok(ExecEvent::Stderr(bytes.to_vec())),
-        Ok(Some(Frame::Data { .. })) => Err(FrameError::Unexpected.into()),
-        Ok(Some(frame)) => match frame.message()? {
-            ExecOutput::Started { pid } => Ok(ExecEvent::Started { pid }),
-            ExecOutput::Exited(status) => Ok(ExecEvent::Exited(sane(status))),
-            ExecOutput::Failed(failure) => Err(ExecError::Failed(failure)),
-        },
-        Ok(None) | Err(FrameError::Truncated) => Err(ExecError::Gone),
-        Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
-            Err(ExecError::Gone)
-        }
-        Err(error) => Err(error.into()),
+async fn next(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>, window: &Semaphore) -> Told {
+    loop {
+        return match read_frame(reader, buffer).await {
+            Ok(Some(Frame::Data { fd: 1, bytes })) => Ok(ExecEvent::Stdout(bytes.to_vec())),
+            Ok(Some(Frame::Data { fd: 2, bytes })) => Ok(ExecEvent::Stderr(bytes.to_vec())),
+            Ok(Some(Frame::Data { .. })) => Err(FrameError::Unexpected.into()),
+            Ok(Some(frame)) => match frame.message()? {
+                ExecOutput::Started { pid } => Ok(ExecEvent::Started { pid }),
+                ExecOutput::InputTaken(bytes) => {
+                    widen(window, bytes);
+                    continue;
+                }
+                ExecOutput::Exited(status) => Ok(ExecEvent::Exited(sane(status))),
+                ExecOutput::Failed(failure) => Err(ExecError::Failed(failure)),
+            },
+            Ok(None) | Err(FrameError::Truncated) => Err(ExecError::Gone),
+            Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Err(ExecError::Gone)
+            }
+            Err(error) => Err(error.into()),
+        };
     }
+}
+
+/// Lets as much input follow as was taken; the guest is not trusted to have been sent as much.
+fn widen(window: &Semaphore, bytes: u64) {
+    let sent = INPUT_WINDOW.saturating_sub(window.available_permits());
+    window.add_permits(usize::try_from(bytes).unwrap_or(usize::MAX).min(sent));
 }
 
 /// The guest is not trusted to say only what a kernel does.

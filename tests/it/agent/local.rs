@@ -121,7 +121,10 @@ impl Session {
                 Frame::Data { fd: 1, bytes } => self.stdout.extend_from_slice(bytes),
                 Frame::Data { fd: 2, bytes } => self.stderr.extend_from_slice(bytes),
                 Frame::Data { fd, .. } => panic!("output of {fd}"),
-                frame @ Frame::Message(_) => return Some(frame.message().unwrap()),
+                frame @ Frame::Message(_) => match frame.message().unwrap() {
+                    ExecOutput::InputTaken(_) => {}
+                    message => return Some(message),
+                },
             }
         }
     }

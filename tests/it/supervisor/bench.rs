@@ -188,7 +188,7 @@ pub(crate) async fn collect(mut session: ExecSession) -> (ExitStatus, String) {
         match &frame {
             Frame::Data { bytes, .. } => output.extend_from_slice(bytes),
             Frame::Message(_) => match frame.message().unwrap() {
-                ExecOutput::Started { .. } => {}
+                ExecOutput::Started { .. } | ExecOutput::InputTaken(_) => {}
                 ExecOutput::Exited(status) => {
                     return (status, String::from_utf8_lossy(&output).into_owned());
                 }
