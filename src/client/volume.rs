@@ -137,7 +137,7 @@ impl VolumeHandle {
 
     /// Makes a disk larger. A sandbox that runs with it sees the new size when this returns, or from
     /// its next start on: what is returned says which. Needs a tokio runtime with I/O and time, and
-    /// takes at most a minute.
+    /// takes little more than a minute at most.
     ///
     /// # Errors
     /// [`VolumeError::Shrinks`] for a smaller quota, [`VolumeError::NoSize`] for a directory.

@@ -10,7 +10,7 @@ use super::control::DeniedReason;
 use super::link::short;
 
 /// How long the guest may take to let its file systems grow. A terabyte takes it some seconds.
-pub const GROWTH_PATIENCE: Duration = Duration::from_secs(30);
+pub const GROWTH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tells the guest that the disks which are `shares` have become longer; returns when it says that
 /// their file systems have.

@@ -358,3 +358,32 @@ fn what_they_take_is_told() {
     assert!(kind("volumes")["disk_bytes"].as_u64().unwrap() > 0);
     assert_eq!(kind("patches")["count"], 0);
 }
+
+/// Nothing of a volume is lost where there is no space to say that it is larger.
+#[test]
+fn a_full_disk_loses_nothing_of_a_volume_that_grows() {
+    let env = Environment::new();
+    let script = r#"
+        set -e
+        mkdir -p "$MSB_HOME"
+        mount -t tmpfs -o size=64m,mode=0700 tmpfs "$MSB_HOME"
+        "$MSB" volume create pg --size 32MiB
+        disk=$(echo "$MSB_HOME"/volumes/*/data.ext4)
+        cat /dev/zero > "$MSB_HOME/rest" || true
+        if "$MSB" volume resize pg 1GiB 2> "$LOG"; then echo "it needs no space"; exit 91; fi
+        grep -q space "$LOG" || { cat "$LOG"; exit 92; }
+        e2fsck -fn "$disk"
+        quota() { "$MSB" volume inspect pg | tr -d ' ,' | grep '"quota_bytes"' | cut -d : -f 2; }
+        [ "$(quota)" = 33554432 ] || { "$MSB" volume inspect pg; exit 93; }
+        rm "$MSB_HOME/rest"
+        "$MSB" volume resize pg 1GiB
+        [ "$(quota)" = 1073741824 ] || { "$MSB" volume inspect pg; exit 94; }
+        e2fsck -fn "$disk"
+    "#;
+    assert!(rustix::process::geteuid().is_root(), "mounting needs root: run this test as root");
+    let mut command = Command::new("unshare");
+    env.prepare(&mut command);
+    command.args(["--mount", "sh", "-c", script]);
+    command.env("MSB", env!("CARGO_BIN_EXE_msb")).env("LOG", env.root().join("log"));
+    env.run(&mut command).expect(0);
+}
