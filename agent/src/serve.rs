@@ -43,8 +43,9 @@ pub(crate) struct Agent {
     phase: Cell<Phase>,
     has_control: Cell<bool>,
     /// Exec sessions and requests on files that run.
-    sessions: Cell<usize>,
-    session_ended: Notify,
+    pub(crate) sessions: Underway,
+    /// Commands that run and were detached from their sessions.
+    detached: Underway,
     /// Held while a volume grows.
     growing: Mutex<()>,
     /// Everything is stopped and the host has been told.
@@ -73,8 +74,8 @@ async fn serve(port: OwnedFd, place: Place) -> io::Result<()> {
         scripts: RefCell::new(Scripts::new(place)),
         phase: Cell::new(Phase::Waiting),
         has_control: Cell::new(false),
-        sessions: Cell::new(0),
-        session_ended: Notify::new(),
+        sessions: Underway::default(),
+        detached: Underway::default(),
         growing: Mutex::new(()),
         finished: Notify::new(),
     });
@@ -130,6 +131,15 @@ impl Agent {
                 let _ = writer.shutdown().await;
             }
             Ok(Request::Fs(request)) => self.fs(request, reader, writer).await,
+            Ok(Request::Detached) => {
+                let mut writer = writer;
+                tokio::select! {
+                    () = self.detached.all_ended() => {}
+                    // The host asks no more.
+                    _ = read_frame(&mut reader, &mut buffer) => {}
+                }
+                let _ = writer.shutdown().await;
+            }
             Ok(Request::Scripts(scripts)) => self.replace_scripts(&scripts, writer).await,
             Ok(Request::Grow(request)) => self.grow(request, writer).await,
             Ok(Request::Control) | Err(_) => {}
@@ -215,7 +225,8 @@ impl Agent {
             return;
         }
         let scripts = self.scripts.borrow().dir().map(str::to_owned);
-        self.session(exec::serve(&self.reaper, request, scripts, reader, writer)).await;
+        let session = exec::serve(&self.reaper, &self.detached, request, scripts, reader, writer);
+        self.sessions.run(session).await;
     }
 
     async fn fs(
@@ -226,7 +237,7 @@ impl Agent {
     ) {
         match self.refusal() {
             Some(refusal) => fs::refuse(writer, refusal).await,
-            None => self.session(fs::serve(&self.reaper, request, reader, writer)).await,
+            None => self.sessions.run(fs::serve(&self.reaper, request, reader, writer)).await,
         }
     }
 
@@ -236,7 +247,9 @@ impl Agent {
             None => {
                 let _one_at_a_time = self.growing.lock().await;
                 let mut grown = Ok(());
-                self.session(async { grown = self.start_growth(request, &mut writer).await }).await;
+                self.sessions
+                    .run(async { grown = self.start_growth(request, &mut writer).await })
+                    .await;
                 grown
             }
         };
@@ -275,27 +288,36 @@ impl Agent {
         }
     }
 
-    /// Runs a session, which shutdown waits for.
-    async fn session(&self, session: impl Future<Output = ()>) {
-        self.sessions.update(|count| count + 1);
-        session.await;
-        self.sessions.update(|count| count - 1);
-        self.session_ended.notify_waiters();
-    }
-
     /// Stops everything; no session starts from here on.
     async fn stop(&self, grace_ms: u64) {
         self.phase.set(Phase::Stopping);
         stop::stop(self, grace_ms).await;
     }
+}
 
-    /// Returns when every session has said how it ended.
-    pub(crate) async fn sessions_ended(&self) {
+/// Counts what is under way.
+#[derive(Default)]
+pub(crate) struct Underway {
+    count: Cell<usize>,
+    ended: Notify,
+}
+
+impl Underway {
+    /// Runs one to its end.
+    pub(crate) async fn run(&self, one: impl Future<Output = ()>) {
+        self.count.update(|count| count + 1);
+        one.await;
+        self.count.update(|count| count - 1);
+        self.ended.notify_waiters();
+    }
+
+    /// Returns when all have ended.
+    pub(crate) async fn all_ended(&self) {
         loop {
-            let ended = self.session_ended.notified();
+            let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if self.sessions.get() == 0 {
+            if self.count.get() == 0 {
                 return;
             }
             ended.await;

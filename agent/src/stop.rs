@@ -40,7 +40,7 @@ pub(crate) async fn stop(agent: &Agent, grace_ms: u64) {
             }
         }
     }
-    if timeout(FLUSH_WAIT, agent.sessions_ended()).await.is_err() {
+    if timeout(FLUSH_WAIT, agent.sessions.all_ended()).await.is_err() {
         log::line("the host did not read all output");
     }
     agent.scripts.borrow_mut().remove();

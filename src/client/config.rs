@@ -217,6 +217,14 @@ impl SandboxConfig {
         self
     }
 
+    /// The longest it may run without being used, in seconds: with no command in it, detached ones
+    /// included, no request on its files and no `msb attach`. Then it is stopped.
+    #[must_use]
+    pub fn idle_timeout_secs(mut self, secs: u64) -> Self {
+        self.spec.idle_timeout = Some(Millis::from_secs(secs));
+        self
+    }
+
     /// What it may reach; without one it has no network.
     #[must_use]
     pub fn network(mut self, policy: NetworkPolicy) -> Self {

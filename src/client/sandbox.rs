@@ -215,8 +215,8 @@ impl Sandbox {
         self.wait().await
     }
 
-    /// Lets the commands that run in it come to their ends, lets no more begin, then stops it in
-    /// order; see [`Sandbox::wait`] for its end. Fine when it has ended.
+    /// Lets the commands that run in it, detached ones too, come to their ends, lets no more begin,
+    /// then stops it in order; see [`Sandbox::wait`] for its end. Fine when it has ended.
     pub async fn drain(&self) -> Result<(), Error> {
         begun(control(&self.client.home, &self.id).drain().await)
     }

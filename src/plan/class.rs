@@ -27,6 +27,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("stop_signal", Live),
     ("stop_grace_period", Live),
     ("max_duration", Live),
+    ("idle_timeout", Live),
     ("restart", Live),
     ("healthcheck", Live),
     ("hooks", Live),
@@ -121,6 +122,7 @@ mod tests {
             stop_signal live
             stop_grace_period live
             max_duration live
+            idle_timeout live
             disk replace
             log_level live
             depends_on live

@@ -20,7 +20,7 @@ pub(crate) fn full_spec() -> SandboxSpec {
         "volumes": {"/v": {"tmpfs": {"size": null, "mode": null}, "readonly": false}},
         "patches": [{"kind": "remove", "path": "/etc/issue"}],
         "healthcheck": {"exec": ["true"], "interval": "1s", "timeout": "1s", "retries": 1, "start_period": "0s"},
-        "stop_signal": "SIGINT", "max_duration": "1h",
+        "stop_signal": "SIGINT", "max_duration": "1h", "idle_timeout": "1m",
         "depends_on": {"db": {"condition": "started", "required": true, "restart": false}},
         "ports": [{"host": 80, "guest": 80, "bind": "127.0.0.1"}], "secrets": ["s"],
         "profiles": ["p"], "hooks": {"post_start": [["true"]]},

@@ -73,6 +73,9 @@ pub struct SandboxSpec {
     /// The longest a run may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_duration: Option<Millis>,
+    /// The longest it may run without being used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Millis>,
     /// Size of the writable upper disk (sparse); default [`SandboxSpec::DEFAULT_DISK`].
     pub disk: ByteSize,
     /// Verbosity of the supervisor's log.
@@ -148,6 +151,7 @@ impl SandboxSpec {
             stop_signal: None,
             stop_grace_period: Self::DEFAULT_GRACE,
             max_duration: None,
+            idle_timeout: None,
             disk: Self::DEFAULT_DISK,
             log_level: LogLevel::default(),
             depends_on: BTreeMap::new(),

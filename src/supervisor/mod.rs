@@ -4,6 +4,7 @@
 //! survives the command that started it.
 #![allow(clippy::disallowed_methods, reason = "this module runs processes and keeps logs")]
 
+mod activity;
 mod binds;
 mod capture;
 mod config;
@@ -45,5 +46,5 @@ pub use launch::{LaunchError, Launched, Owner, launch, launch_attached};
 pub use process::supervise;
 pub(crate) use readable::readable;
 pub use settle::{as_event, catch_up, interpret, is_live, settle};
-pub use state::EXPIRED;
+pub use state::{EXPIRED, IDLED};
 pub use workload::workload_argv;

@@ -22,6 +22,7 @@ pub(super) fn decide(
             ControlRequest::Stop { .. }
             | ControlRequest::Drain
             | ControlRequest::Kill
+            | ControlRequest::Attach
             | ControlRequest::Update(_),
             _,
         ) => Ok(()),

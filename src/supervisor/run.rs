@@ -21,19 +21,20 @@ use std::time::Duration;
 use msb_protocol::mux::Opener;
 use msb_protocol::{ControlInput, Request};
 use tokio::signal::unix::Signal;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::activity::{self, Activity};
 use super::control::{Asked, ControlRequest, DeniedReason, Granted, JailLayer, StatusEvent};
 use super::health::{self, HealthChange};
 use super::logs::LogWriter;
 use super::metrics::HostSide;
 use super::mounts::Mounts;
-use super::requests::{self, MAX_SESSIONS};
+use super::requests;
 use super::restart::RunEnd;
 use super::serving::Files;
-use super::state::{Effect, Hook, Input, Phase, StateDriver};
+use super::state::{Effect, Hook, Input, Phase, StateDriver, Time};
 use super::{LaunchConfig, hooks, scripts, session, workload};
 use crate::runtime::Vm;
 use crate::spec::{Health, Millis, SandboxSpec, Status};
@@ -46,6 +47,8 @@ pub(super) enum Notice {
     Input(Input),
     /// The guest is set up; streams can be opened.
     Ready(Opener),
+    /// Nobody uses the sandbox, of which this many uses have begun.
+    Idle(u64),
 }
 
 /// Where the run hears from.
@@ -99,10 +102,11 @@ pub(super) struct Run {
     probe_output: Option<String>,
     health_task: Option<AbortHandle>,
     hook_task: Option<AbortHandle>,
-    sessions: Arc<Semaphore>,
+    activity: Activity,
+    idle_task: Option<AbortHandle>,
     /// The guest boots with other scripts than it is to have.
     scripts_late: bool,
-    /// It is to be stopped once its exec sessions have ended.
+    /// It is to be stopped once the commands in it have ended.
     draining: bool,
     deadline: Option<Instant>,
     place: Place,
@@ -149,7 +153,8 @@ impl Run {
             probe_output: None,
             health_task: None,
             hook_task: None,
-            sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
+            activity: Activity::new(),
+            idle_task: None,
             scripts_late: false,
             draining: false,
             deadline: None,
@@ -193,17 +198,20 @@ impl Run {
                     self.deadline = None;
                     self.take(Input::TimeUp);
                 }
-                () = idle(&self.sessions), if self.draining && !self.state.asked() => {
+                () = self.activity.sessions_ended(self.opener.as_ref()),
+                    if self.draining && !self.state.asked() =>
+                {
                     let grace = self.config.spec.stop_grace_period.duration();
                     self.take(Input::Stop(grace));
                 }
                 () = at(expiry) => {
                     let grace = self.config.spec.stop_grace_period.duration();
                     let limit = self.config.spec.max_duration.unwrap_or_default().to_string();
-                    self.take(Input::Expire { grace, limit });
+                    self.take(Input::Expire { time: Time::Run, grace, limit });
                 }
                 Some(notice) = sources.notices.recv() => match notice {
                     Notice::Input(input) => self.take(input),
+                    Notice::Idle(begun) => self.idle(begun),
                     Notice::Ready(opener) => {
                         self.opener = Some(opener.clone());
                         if std::mem::take(&mut self.scripts_late) {
@@ -258,8 +266,16 @@ impl Run {
                         task.abort();
                     }
                 }
-                Effect::StartHealth => self.start_health(),
-                Effect::StopHealth => self.stop_health(),
+                Effect::StartWatches => {
+                    self.start_health();
+                    self.watch_idleness();
+                }
+                Effect::StopWatches => {
+                    self.stop_health();
+                    if let Some(task) = self.idle_task.take() {
+                        task.abort();
+                    }
+                }
                 Effect::SignalWorkload => {
                     let signal = workload::stop_signal(&self.config.spec, &self.config.image);
                     self.signal(signal.number());
@@ -348,14 +364,37 @@ impl Run {
         }
     }
 
+    fn watch_idleness(&mut self) {
+        if let Some(task) = self.idle_task.take() {
+            task.abort();
+        }
+        let (Some(opener), Some(limit)) = (self.opener.clone(), self.config.spec.idle_timeout)
+        else {
+            return;
+        };
+        let (activity, notices) = (self.activity.clone(), self.sinks.notices.clone());
+        let watch = activity::watch_idleness(activity, opener, limit.duration(), notices);
+        self.idle_task = Some(tokio::task::spawn_local(watch).abort_handle());
+    }
+
+    fn idle(&mut self, begun: u64) {
+        // Unless somebody has come meanwhile.
+        if let (true, Some(limit)) =
+            (self.activity.is_unused_since(begun), self.config.spec.idle_timeout)
+        {
+            let grace = self.config.spec.stop_grace_period.duration();
+            self.take(Input::Expire { time: Time::Idle, grace, limit: limit.to_string() });
+        }
+    }
+
     fn decide(&mut self, request: ControlRequest) -> Result<Granted, DeniedReason> {
-        let sessions = MAX_SESSIONS - self.sessions.available_permits();
-        requests::decide(self.state.phase(), sessions, &request)?;
+        requests::decide(self.state.phase(), self.activity.sessions(), &request)?;
         if self.draining && matches!(request, ControlRequest::Exec(_)) {
             return Err(DeniedReason::Stopping);
         }
         match request {
             ControlRequest::Status | ControlRequest::Watch => {}
+            ControlRequest::Attach => return Ok(Granted::Attached(self.activity.attach())),
             ControlRequest::Metrics => {
                 let opener = self.opener.clone().ok_or(DeniedReason::NotReady)?;
                 return Ok(Granted::Metrics(opener, Box::new(self.host_side())));
@@ -407,9 +446,7 @@ impl Run {
 
     fn session(&self, request: Request) -> Result<Granted, DeniedReason> {
         let opener = self.opener.clone().ok_or(DeniedReason::NotReady)?;
-        let permit = self.sessions.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| DeniedReason::TooManySessions)?;
-        Ok(Granted::Session(opener, Box::new(request), permit))
+        Ok(Granted::Session(opener, Box::new(request), self.activity.session()))
     }
 
     fn grow(&mut self, file: &Path) -> Result<Granted, DeniedReason> {
@@ -419,23 +456,26 @@ impl Run {
             let why = format!("the sandbox does not write to {}", file.display());
             return Err(DeniedReason::Invalid(why));
         }
-        let permit = self.sessions.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| DeniedReason::TooManySessions)?;
         self.files.need(&self.vm, &self.sinks.notices).map_err(DeniedReason::Failed)?;
-        Ok(Granted::Growth(opener, shares, permit))
+        Ok(Granted::Growth(opener, shares, self.activity.session()))
     }
 
     fn update(&mut self, spec: SandboxSpec) {
         let probes = self.health_task.is_some() || self.config.spec.healthcheck.is_none();
         let changed = spec.healthcheck != self.config.spec.healthcheck;
+        let idles = spec.idle_timeout != self.config.spec.idle_timeout;
         super::process::set_log_level(spec.log_level);
         self.config.spec = spec;
         self.state.set_hooks(workload::hook_set(&self.config.spec));
+        let runs = self.state.started() && self.state.phase() == Phase::Running;
+        if idles && runs {
+            self.watch_idleness();
+        }
         if changed && probes && self.state.started() {
             self.health = self.config.spec.healthcheck.as_ref().map(|_| Health::Starting);
             self.probe_output = None;
             self.stop_health();
-            if self.state.phase() == Phase::Running {
+            if runs {
                 self.start_health();
             }
             self.publish();
@@ -458,10 +498,4 @@ pub(super) async fn at(time: Option<Instant>) {
 
 fn deadline(time: Duration) -> Option<Instant> {
     Instant::now().checked_add(time)
-}
-
-/// Returns when no exec session is open.
-async fn idle(sessions: &Semaphore) {
-    let all = u32::try_from(MAX_SESSIONS).unwrap_or(u32::MAX);
-    let _ = sessions.acquire_many(all).await;
 }

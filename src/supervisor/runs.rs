@@ -245,6 +245,7 @@ impl Runs {
             }
             ControlRequest::Signal(_) => (Err(DeniedReason::NoWorkload), false),
             ControlRequest::Jail
+            | ControlRequest::Attach
             | ControlRequest::Metrics
             | ControlRequest::Exec(_)
             | ControlRequest::Fs(_)

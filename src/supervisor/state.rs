@@ -39,6 +39,8 @@ const LINK_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) const START_FAILED: &str = "the workload could not be started";
 /// How the error of a run that has had its time begins.
 pub const EXPIRED: &str = "stopped after its max_duration";
+/// How the error of a run begins that nobody has used for its time.
+pub const IDLED: &str = "stopped after its idle_timeout";
 /// The exit code of a workload that was killed.
 const KILLED: i32 = 128 + 9;
 /// The exit code of a workload that has had its time, however it took that; `timeout(1)`'s.
@@ -68,9 +70,11 @@ pub(super) enum Input {
     Stop(Duration),
     /// Someone wants it to end at once.
     Kill,
-    /// It has had its time: it ends in order.
+    /// It has had its time, or not been used for its time: it ends in order.
     Expire {
-        /// What it may take for that.
+        /// Which of the two.
+        time: Time,
+        /// What it may take for its end.
         grace: Duration,
         /// The time it had, for people.
         limit: String,
@@ -87,6 +91,15 @@ pub(super) enum Input {
     VmEnded(VmExit),
     /// The armed timer has run out.
     TimeUp,
+}
+
+/// What a run may have a limited time of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Time {
+    /// In all.
+    Run,
+    /// Without being used.
+    Idle,
 }
 
 /// When hooks run.
@@ -127,10 +140,10 @@ pub(super) enum Effect {
     RunHooks(Hook),
     /// End the hooks that run.
     StopHooks,
-    /// Begin the health check.
-    StartHealth,
-    /// End the health check.
-    StopHealth,
+    /// Begin to watch what runs: its health, and whether it is used.
+    StartWatches,
+    /// End that.
+    StopWatches,
     /// Send the workload its stop signal.
     SignalWorkload,
     /// Send the workload SIGKILL.
@@ -273,7 +286,7 @@ impl StateDriver {
                 self.asked = true;
                 self.stop(grace)
             }
-            Input::Expire { grace, limit } => self.expire(grace, &limit),
+            Input::Expire { time, grace, limit } => self.expire(time, grace, &limit),
             Input::Booted => self.booted(),
             Input::BootFailed(why) => match self.phase {
                 Phase::Booting => self.die(format!("the guest could not be set up: {why}")),
@@ -308,7 +321,7 @@ impl StateDriver {
 
     /// Enters a phase in which neither probes nor hooks run.
     fn end_with(&mut self, phase: Phase, mut effects: Vec<Effect>) -> Vec<Effect> {
-        effects.insert(0, Effect::StopHealth);
+        effects.insert(0, Effect::StopWatches);
         if self.running_hooks.take().is_some() {
             effects.insert(0, Effect::StopHooks);
         }
@@ -353,7 +366,7 @@ impl StateDriver {
             return vec![Effect::Arm(Duration::MAX), Effect::RunHooks(Hook::PostStart)];
         }
         self.started = true;
-        vec![Effect::Arm(Duration::MAX), Effect::StartHealth, Effect::Publish]
+        vec![Effect::Arm(Duration::MAX), Effect::StartWatches, Effect::Publish]
     }
 
     fn hooks_ended(&mut self, hook: Hook, failure: Option<String>, grace: Duration) -> Vec<Effect> {
@@ -364,7 +377,7 @@ impl StateDriver {
         match (hook, failure) {
             (Hook::PostStart, None) => {
                 self.started = true;
-                vec![Effect::StartHealth, Effect::Publish]
+                vec![Effect::StartWatches, Effect::Publish]
             }
             (Hook::PostStart, Some(why)) => {
                 self.error.get_or_insert_with(|| format!("{START_FAILED}: post_start: {why}"));
@@ -443,12 +456,13 @@ impl StateDriver {
         self.end_with(Phase::Stopping, vec![Effect::SignalWorkload, Effect::Arm(grace)])
     }
 
-    fn expire(&mut self, grace: Duration, limit: &str) -> Vec<Effect> {
+    fn expire(&mut self, time: Time, grace: Duration, limit: &str) -> Vec<Effect> {
         self.asked = true;
         match self.phase {
             Phase::Booting | Phase::Running if !self.stop_wanted => {
-                self.expired = true;
-                self.error.get_or_insert_with(|| format!("{EXPIRED} of {limit}"));
+                self.expired = time == Time::Run;
+                let reason = if time == Time::Run { EXPIRED } else { IDLED };
+                self.error.get_or_insert_with(|| format!("{reason} of {limit}"));
                 self.stop(grace)
             }
             // Its end is under way.
@@ -567,7 +581,11 @@ mod tests {
     }
 
     fn expire(grace: u64) -> Input {
-        Input::Expire { grace: Duration::from_secs(grace), limit: "1h".into() }
+        expire_of(Time::Run, grace)
+    }
+
+    fn expire_of(time: Time, grace: u64) -> Input {
+        Input::Expire { time, grace: Duration::from_secs(grace), limit: "1h".into() }
     }
 
     const VM_ENDED: Input = Input::VmEnded(VmExit::Code(0));
@@ -590,6 +608,15 @@ mod tests {
         let state = run(true, up.into_iter().chain([exited(3), Input::Bye, VM_ENDED]));
         assert_eq!((state.status(), state.exit_code()), (Status::Stopped, Some(3)));
         assert_eq!(state.error(), None);
+    }
+
+    #[test]
+    fn one_that_is_not_used_is_stopped_and_has_its_own_exit_code() {
+        let up = [Input::Booted, Input::WorkloadStarted, expire_of(Time::Idle, 10)];
+        let state = run(true, up.into_iter().chain([exited(0), Input::Bye, VM_ENDED]));
+        assert_eq!((state.status(), state.exit_code()), (Status::Stopped, Some(0)));
+        assert_eq!(state.error(), Some("stopped after its idle_timeout of 1h"));
+        assert!(state.asked(), "no other run follows");
     }
 
     #[test]
@@ -674,7 +701,7 @@ mod tests {
         assert!(asked.contains(&Effect::RunHooks(Hook::PostStart)));
         assert_eq!((state.status(), state.started()), (Status::Starting, false));
         let asked = state.step(hooked(Hook::PostStart, None));
-        assert!(asked.contains(&Effect::StartHealth));
+        assert!(asked.contains(&Effect::StartWatches));
         assert_eq!((state.status(), state.started()), (Status::Running, true));
     }
 
@@ -739,6 +766,7 @@ mod tests {
             (0_u64..20).prop_map(|s| Input::Stop(Duration::from_secs(s))),
             Just(Input::Kill),
             (0_u64..20).prop_map(expire),
+            (0_u64..20).prop_map(|grace| expire_of(Time::Idle, grace)),
             Just(Input::Bye),
             Just(Input::LinkLost("x".into())),
             Just(Input::LinkBroken("x".into())),
@@ -772,8 +800,8 @@ mod tests {
                         assert!(!std::mem::replace(&mut self.hooks, true));
                     }
                     Effect::StopHooks => self.hooks = false,
-                    Effect::StartHealth
-                    | Effect::StopHealth
+                    Effect::StartWatches
+                    | Effect::StopWatches
                     | Effect::SignalWorkload
                     | Effect::KillWorkload
                     | Effect::Shutdown(_)

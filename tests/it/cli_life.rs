@@ -85,6 +85,31 @@ fn an_edit_ends_a_sandbox_that_has_had_its_time() {
 }
 
 #[test]
+fn a_sandbox_that_nobody_uses_is_stopped_and_started_again_by_up() {
+    let env = Environment::new();
+    let file = |limit: &str| {
+        format!(
+            "name = \"life\"\n[sandbox.web]\nimage = \"./image\"\ncmd = [\"sleep\", \"100000\"]\n\
+             idle_timeout = \"{limit}\"\n"
+        )
+    };
+    env.write("Sandboxfile", &file("1h"));
+    env.msb("up -d").expect(0);
+    let run = env.row("web").run;
+    env.write("Sandboxfile", &file("1ms"));
+    env.msb("up -d").expect(0);
+    until(&env, "web", |_| false);
+    assert_eq!(env.row("web").run, run, "the edit of a running sandbox needs no new run");
+    let ran = env.msb("ps").expect(0);
+    assert!(ran.stdout.contains("stopped (idle_timeout)"), "{}", ran.stdout);
+    let ran = env.msb("inspect web").expect(0);
+    assert!(ran.stdout.contains("stopped after its idle_timeout of 1ms"), "{}", ran.stdout);
+    env.write("Sandboxfile", &file("1h"));
+    env.msb("up -d").expect(0);
+    assert_eq!(env.statuses(), ["web running"]);
+}
+
+#[test]
 fn what_a_failing_hook_wrote_is_shown() {
     let env = Environment::new();
     env.write(

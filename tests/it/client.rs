@@ -340,3 +340,22 @@ async fn named_scripts_are_run_by_their_names() {
     let error = within(other.run("sum", none)).await.unwrap_err();
     assert_eq!(error.to_string(), "sandbox `other` has no script `sum`: it has none");
 }
+
+#[tokio::test]
+async fn a_drain_waits_for_detached_commands() {
+    let (env, client) = place();
+    let sandbox = within(client.create(env.config("a"))).await.unwrap();
+    let mark = env.project().join("mark");
+    let script = format!("read go <{0}/go; touch {0}/mark", env.project().display());
+    let fifo = env.project().join("go");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let handle = within(sandbox.shell_stream(&script)).await.unwrap();
+    within(handle.detach()).await.unwrap();
+    within(sandbox.drain()).await.unwrap();
+    let refused = within(sandbox.exec("true", [""; 0])).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let write = tokio::task::spawn_blocking(move || std::fs::write(fifo, "go\n"));
+    within(write).await.unwrap().unwrap();
+    assert!(within(sandbox.wait()).await.unwrap().success());
+    assert!(mark.exists());
+}

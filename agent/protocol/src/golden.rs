@@ -217,6 +217,7 @@ fn the_wire_form_stays() {
     ] {
         golden.add(&format!("exec.failed.{name}"), &ExecOutput::Failed(failure));
     }
+    golden.add("request.detached", &Request::Detached);
     golden.add("request.scripts", &Request::Scripts(scripts()));
     for (name, request) in fs_requests() {
         golden.add(&format!("request.fs.{name}"), &Request::Fs(request));

@@ -11,6 +11,7 @@
 //! ```text
 //! Control   host → Boot, Shutdown            agent → Ready | BootFailed, Bye
 //! Exec      host → stdin data, ExecInput     agent → Started | Failed, stdout/stderr data, Exited
+//! Detached  —                                agent → the end of the stream
 //! Scripts   —                                agent → FsReply
 //! Fs        host → data, a tree              agent → FsReply, data, a tree
 //! Grow                                       agent → GrowReply

@@ -21,6 +21,8 @@ pub enum Request {
     Metrics,
     /// One request on the files of the guest; then what [`FsRequest`] says.
     Fs(FsRequest),
+    /// The agent closes the stream once no command runs that was detached from its session.
+    Detached,
     /// Files of scripts by name, in the place of those that the guest has; then
     /// [`FsReply`](crate::FsReply) `Done` or `Failed`.
     Scripts(BTreeMap<String, String>),

@@ -39,6 +39,7 @@ use tokio::time::{Instant, sleep_until};
 use self::child::{FAILURE_LEN, Failure};
 use self::stdio::{Pending, Read, Source, Stdio};
 use crate::reaper::Reaper;
+use crate::serve::Underway;
 
 /// What is read of an output at a time, in bytes; as much as a pipe holds.
 const OUTPUT_BUFFER: usize = 64 << 10;
@@ -67,6 +68,7 @@ enum Left {
 /// Runs the session to its end. `scripts` is a directory that comes first in `PATH`.
 pub(crate) async fn serve(
     reaper: &Reaper,
+    detached: &Underway,
     request: ExecRequest,
     scripts: Option<String>,
     mut reader: Reader,
@@ -101,9 +103,12 @@ pub(crate) async fn serve(
             let _ = session.exit().await;
         }
         Some(Left::Detached) => {
-            let _ = writer.shutdown().await;
-            drop((reader, writer));
-            session.discard().await;
+            let run_on = async {
+                let _ = writer.shutdown().await;
+                drop((reader, writer));
+                session.discard().await;
+            };
+            detached.run(run_on).await;
         }
     }
 }

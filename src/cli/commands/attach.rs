@@ -21,6 +21,15 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Attach) -> Result<Exit, CliEr
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let client = ControlClient::new(&home, &row.id);
+        // Beside the rest, which does not wait for it: a use until the runtime ends. A supervisor of
+        // an older version refuses, and knows of no idle sandboxes either.
+        tokio::spawn({
+            let client = ControlClient::new(&home, &row.id);
+            async move {
+                let _in_use = client.attach().await;
+                std::future::pending::<()>().await;
+            }
+        });
         let followed = log_lines::follow(&printer, &home, &sandboxes, &range);
         tokio::pin!(followed);
         loop {

@@ -90,10 +90,11 @@ pub(crate) fn status(row: &SandboxRow, due_ms: Option<i64>) -> (String, Tone) {
     if let Some(due) = due_ms {
         word.push_str(&format!(" in {}s", (due.max(0) + 999) / 1000));
     }
-    let expired = row.error.as_ref().is_some_and(|error| error.starts_with(supervisor::EXPIRED));
+    let over = |reason| row.error.as_ref().is_some_and(|error| error.starts_with(reason));
     let text = match (row.status, row.health, row.exit_code) {
         (Status::Running, Some(health), _) => format!("{word} ({health})"),
-        (Status::Stopped, _, _) if expired => format!("{word} (max_duration)"),
+        (Status::Stopped, _, _) if over(supervisor::EXPIRED) => format!("{word} (max_duration)"),
+        (Status::Stopped, _, _) if over(supervisor::IDLED) => format!("{word} (idle_timeout)"),
         (Status::Restarting, _, None) => format!("{word} (crashed)"),
         (Status::Stopped | Status::Crashed | Status::Restarting, _, Some(code)) => {
             format!("{word} (exit {code})")

@@ -20,7 +20,7 @@ const PORT_NUMBER: Ty = Ty::Int(1, 65535);
 /// How many of [`SANDBOX`]'s keys, from the start, make no sense in `[defaults]`.
 const NOT_IN_DEFAULTS: usize = 3;
 
-static KEYS: [Key; 35] = [
+static KEYS: [Key; 36] = [
     key("extends", Ty::Text(&kinds::NAME), "", "The template that it starts from; see `[templates]`."),
     key(
         "unset",
@@ -98,6 +98,7 @@ static KEYS: [Key; 35] = [
     key("stop_signal", Ty::Text(&kinds::SIGNAL), "the image's, else `\"SIGTERM\"`", "Sent to the workload to stop it."),
     key("stop_grace_period", DURATION, "`\"10s\"`", "Time from the stop signal to SIGKILL."),
     key("max_duration", DURATION, "", "The longest it may run, restarts by its policy included; then it is stopped."),
+    key("idle_timeout", DURATION, "", "The longest it may run with no command, copy or `msb attach` in it; then it is stopped."),
     key("disk", SIZE, "`\"8GiB\"`", "Size of the writable disk (sparse); at least 16MiB."),
     key(
         "log_level",

@@ -100,6 +100,12 @@ impl Lower<'_> {
                     self.report(Problem::new(node.span, "a run cannot take at most 0s"));
                 }
             }
+            "idle_timeout" => {
+                spec.idle_timeout = parsed(node);
+                if spec.idle_timeout.is_some_and(|duration| duration.ms() == 0) {
+                    self.report(Problem::new(node.span, "a run is always idle for 0s"));
+                }
+            }
             "hooks" => spec.hooks = hooks(node),
             _ => {}
         }

@@ -131,8 +131,13 @@ impl ControlClient {
         self.ask(&ControlRequest::Stop { grace_ms }).await.map(drop)
     }
 
-    /// Has the sandbox stopped in order once its exec sessions have ended, of which no more begin;
-    /// returns when that has begun.
+    /// Counts as a use of the sandbox until what this gives is dropped.
+    pub async fn attach(&self) -> Result<UnixStream, ControlError> {
+        self.ask(&ControlRequest::Attach).await
+    }
+
+    /// Has the sandbox stopped in order once its exec sessions and detached commands have ended, of
+    /// which no more begin; returns when that has begun.
     pub async fn drain(&self) -> Result<(), ControlError> {
         self.ask(&ControlRequest::Drain).await.map(drop)
     }

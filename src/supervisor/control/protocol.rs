@@ -21,8 +21,11 @@ pub enum ControlRequest {
         /// Time between the stop signal and SIGKILL; default the spec's.
         grace_ms: Option<u64>,
     },
-    /// Let exec sessions come to their ends, accept no more, then end the sandbox in order.
+    /// Let exec sessions and detached commands come to their ends, accept no more, then end the
+    /// sandbox in order.
     Drain,
+    /// As long as this connection is open, the sandbox is in use.
+    Attach,
     /// Send the workload's process group a signal.
     Signal(i32),
     /// End the sandbox at once.

@@ -13,9 +13,10 @@ use msb_protocol::mux::{MuxStream, Opener};
 use msb_protocol::{Request, read_frame, write_message};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::supervisor::activity::InUse;
 use crate::supervisor::growth;
 use crate::supervisor::metrics::{self, HostSide};
 use crate::supervisor::scripts;
@@ -46,16 +47,18 @@ pub(in crate::supervisor) struct Asked {
 pub(in crate::supervisor) enum Granted {
     /// It is being done.
     Done,
-    /// A session with the agent may be opened; it counts until the permit is dropped.
-    Session(Opener, Box<Request>, OwnedSemaphorePermit),
+    /// A session with the agent may be opened; it counts until its use is dropped.
+    Session(Opener, Box<Request>, InUse),
+    /// Somebody is there, until the connection ends.
+    Attached(InUse),
     /// How the VM process is confined.
     Jail(Vec<JailLayer>),
     /// The guest gets these files of scripts.
     Scripts(Opener, BTreeMap<String, String>),
     /// The guest may be asked what it uses.
     Metrics(Opener, Box<HostSide>),
-    /// The guest may be told which shares have grown; a session until the permit is dropped.
-    Growth(Opener, Vec<u32>, OwnedSemaphorePermit),
+    /// The guest may be told which shares have grown; a session until its use is dropped.
+    Growth(Opener, Vec<u32>, InUse),
 }
 
 /// A socket that listens. Its file stays: whoever holds the sandbox's lock removes it.
@@ -181,7 +184,7 @@ async fn attend(
                     }
                     None => deny(stream, DeniedReason::NoAnswer).await,
                 },
-                Ok(Granted::Growth(opener, shares, _permit)) => {
+                Ok(Granted::Growth(opener, shares, _in_use)) => {
                     match growth::tell(&opener, &shares).await {
                         Ok(()) => {
                             let _ = write_message(&mut stream, &ControlReply::Accepted).await;
@@ -189,7 +192,13 @@ async fn attend(
                         Err(reason) => deny(stream, reason).await,
                     }
                 }
-                Ok(Granted::Session(opener, request, _permit)) => {
+                Ok(Granted::Attached(_in_use)) => {
+                    if write_message(&mut stream, &ControlReply::Accepted).await.is_ok() {
+                        // Nothing more is said: what can be read is its end.
+                        let _ = stream.read(&mut [0]).await;
+                    }
+                }
+                Ok(Granted::Session(opener, request, _in_use)) => {
                     session(stream, &opener, &request).await;
                 }
             }

@@ -133,10 +133,75 @@ async fn a_sandbox_that_is_drained_is_not_started_again() {
     let request = ExecRequest { stdin: StdinMode::Pipe, ..command("exec cat") };
     let _session = within(up.client.exec(request)).await.unwrap();
     within(up.client.drain()).await.unwrap();
-    assert_eq!(within(up.client.status()).await.unwrap().status, Status::Draining);
+    up.until(|event| event.status == Status::Draining).await;
     // The workload comes to its end before the session does.
     fs::write(&go, "").unwrap();
     let event = up.until(|event| event.status == Status::Restarting).await;
     assert_eq!((event.status, event.exit_code), (Status::Stopped, Some(3)), "{event:?}");
     gone(up.launched.pid).await;
+}
+
+const IDLED: &str = "stopped after its idle_timeout of 1ms";
+
+fn idles_after(limit: Millis, spec: &SandboxSpec) -> SandboxSpec {
+    SandboxSpec { idle_timeout: Some(limit), restart: RestartPolicy::Always, ..spec.clone() }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_not_used_is_stopped_for_good() {
+    let bench = bench();
+    let spec = sh("trap 'exit 3' TERM; echo up; sleep 1000 & wait");
+    let up = bench.up(idles_after(Millis::from_secs(3600), &spec)).await;
+    up.said("up").await;
+    within(up.client.update(idles_after(Millis::from_ms(1), &spec))).await.unwrap();
+    let event = up.ended().await;
+    assert_eq!((event.status, event.exit_code), (Status::Stopped, Some(3)), "{event:?}");
+    assert_eq!((event.error.as_deref(), event.restarts), (Some(IDLED), 0));
+    assert_eq!(bench.row(&up.config.id).error, event.error);
+    gone(up.launched.pid).await;
+}
+
+#[tokio::test]
+async fn a_command_is_a_use_of_its_sandbox_however_quiet_it_is() {
+    let bench = bench();
+    let spec = sh("sleep 1000");
+    let up = bench.up(idles_after(Millis::from_secs(3600), &spec)).await;
+    up.running().await;
+    // Far longer than the time that it may be idle.
+    let quiet = within(up.client.exec(command("sleep 0.5; echo alive"))).await.unwrap();
+    within(up.client.update(idles_after(Millis::from_ms(1), &spec))).await.unwrap();
+    assert_eq!(within(collect(quiet)).await, (ExitStatus::Code(0), "alive\n".to_owned()));
+    assert_eq!(up.ended().await.error.as_deref(), Some(IDLED));
+}
+
+#[tokio::test]
+async fn a_detached_command_is_a_use_and_so_is_who_is_attached() {
+    let bench = bench();
+    let spec = sh("sleep 1000");
+    let up = bench.up(idles_after(Millis::from_secs(3600), &spec)).await;
+    up.running().await;
+    let mark = bench._dir.path().join("mark");
+    let script = format!("sleep 0.5; touch {}", mark.display());
+    let mut session = within(up.client.exec(command(&script))).await.unwrap();
+    within(write_message(&mut session.stream, &ExecInput::Detach)).await.unwrap();
+    within(collect_detached(session)).await;
+    within(up.client.update(idles_after(Millis::from_ms(1), &spec))).await.unwrap();
+    assert_eq!(up.ended().await.error.as_deref(), Some(IDLED));
+    assert!(mark.exists(), "it was let finish");
+
+    let up = bench.launch(bench.config("held", idles_after(Millis::from_secs(3600), &spec))).await;
+    up.running().await;
+    let attached = within(up.client.attach()).await.unwrap();
+    within(up.client.update(idles_after(Millis::from_ms(1), &spec))).await.unwrap();
+    // A use of its own, which would be the last one.
+    up.run("sleep 0.3").await;
+    assert_eq!(up.running().await.error, None);
+    drop(attached);
+    assert_eq!(up.ended().await.error.as_deref(), Some(IDLED));
+}
+
+/// Reads until the agent closes the session.
+async fn collect_detached(mut session: ExecSession) {
+    let mut buffer = Vec::new();
+    while let Ok(Some(_)) = read_frame(&mut session.stream, &mut buffer).await {}
 }
