@@ -6,6 +6,9 @@
 //! images/blobs/HEX.lock   held by whoever writes or removes the two
 //! ```
 //!
+//! What begins to arrive over the network can be read from then on, and its end when it has the right
+//! digest; what an earlier process left must be whole first.
+//!
 //! A whole blob has a shared lock on it from when a pull finds or makes it until the image has its
 //! row, so that nobody takes it for one that no image has.
 
@@ -17,11 +20,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::digest::{Digest, Hasher};
 use super::error::Reason;
+use super::growing::{Feed, Growing};
 use super::http::{collect, is_transient, too_large};
 use super::limits::TransferLimits;
 use super::lock::FileLock;
@@ -44,8 +48,10 @@ pub(super) struct Layer {
     pub(super) part: FilePart,
     /// Whether its digest has been checked; else the reader has to.
     pub(super) verified: bool,
-    /// Where it has been stored by this pull.
+    /// Where it has been stored by this pull, or will be.
     pub(super) stored: Option<PathBuf>,
+    /// While it arrives; it ends when its digest has been checked.
+    pub(super) growing: Option<Arc<Growing>>,
 }
 
 /// Downloads the layers of one image.
@@ -118,26 +124,52 @@ struct Part {
     file: File,
     hasher: Hasher,
     len: u64,
+    /// Who reads what arrives.
+    feed: Option<Feed>,
     /// Here, so that it is held until the writing thread has ended, also when the pull was dropped.
     _lock: Arc<FileLock>,
 }
 
 impl Downloader<'_> {
-    /// Gets layer `index`.
-    pub(super) async fn layer(&self, index: usize, blob: &Descriptor) -> Result<Layer, Reason> {
+    /// Gets layer `index`, which `taker` is given when it can be read.
+    pub(super) async fn layer(
+        &self,
+        index: usize,
+        blob: &Descriptor,
+        taker: oneshot::Sender<Layer>,
+    ) -> Result<(), Reason> {
+        let mut taker = Some(taker);
+        let layer = self.whole_layer(index, blob, &mut taker).await?;
+        if let Some(taker) = taker {
+            // The build has ended if nobody takes it, and says why.
+            let _ = taker.send(layer);
+        }
+        Ok(())
+    }
+
+    /// Gets layer `index`; where `taker` is taken, it has it already.
+    async fn whole_layer(
+        &self,
+        index: usize,
+        blob: &Descriptor,
+        taker: &mut Option<oneshot::Sender<Layer>>,
+    ) -> Result<Layer, Reason> {
         let path = blob_file(&self.dir, &blob.digest);
         let lock = Arc::new(FileLock::acquire(path.with_extension("lock"), || {}).await?);
         if let Some(part) = open_whole(&path, blob).await? {
             self.progress.event(ProgressEvent::Downloaded { layer: index });
             self.hold(&path, &part)?;
-            return Ok(Layer { part, verified: true, stored: None });
+            return Ok(Layer { part, verified: true, stored: None, growing: None });
         }
         let part_path = path.with_extension("part");
         let mut part = resume(part_path.clone(), blob.size_bytes, lock.clone()).await?;
         let mut resumed = part.len > 0;
         loop {
-            part = match self.transfer(index, blob, part).await? {
-                Transfer::Local(part) => return Ok(Layer { part, verified: false, stored: None }),
+            let taker = if resumed { &mut None } else { &mut *taker };
+            part = match self.transfer(index, blob, part, taker).await? {
+                Transfer::Local(part) => {
+                    return Ok(Layer { part, verified: false, stored: None, growing: None });
+                }
                 Transfer::Done(part) => part,
             };
             let got = part.hasher.clone().finish();
@@ -157,9 +189,12 @@ impl Downloader<'_> {
         crash_point("layer-stored");
         self.progress.event(ProgressEvent::Downloaded { layer: index });
         let file = File::open(&path).map_err(|e| file_error(&path, "cannot be opened", e))?;
-        let part = FilePart { file: Arc::new(file), offset: 0, size_bytes: blob.size_bytes };
-        self.hold(&path, &part)?;
-        Ok(Layer { part, verified: true, stored: Some(path) })
+        let whole = FilePart { file: Arc::new(file), offset: 0, size_bytes: blob.size_bytes };
+        self.hold(&path, &whole)?;
+        if let Some(feed) = part.feed.take() {
+            feed.complete();
+        }
+        Ok(Layer { part: whole, verified: true, stored: Some(path), growing: None })
     }
 
     /// Keeps a stored layer. Called under the lock of the blob, so it has not been removed.
@@ -175,6 +210,7 @@ impl Downloader<'_> {
         index: usize,
         blob: &Descriptor,
         mut part: Part,
+        taker: &mut Option<oneshot::Sender<Layer>>,
     ) -> Result<Transfer, Reason> {
         let mut failures = 0;
         while part.len < blob.size_bytes || blob.size_bytes == 0 {
@@ -194,6 +230,9 @@ impl Downloader<'_> {
                 Ok(Blob::Stream { start, body }) => {
                     if start < part.len {
                         part = part.restart()?;
+                    }
+                    if let Some(taker) = taker.take() {
+                        let _ = taker.send(part.growing_layer(blob, &self.dir)?);
                     }
                     let (rest, outcome) = self.receive(index, blob, part, body).await?;
                     part = rest;
@@ -266,8 +305,25 @@ enum Transfer {
 }
 
 impl Part {
+    /// The layer that this becomes, to be read from here on.
+    fn growing_layer(&mut self, blob: &Descriptor, dir: &Path) -> Result<Layer, Reason> {
+        let file = self.file.try_clone();
+        let file = file.map_err(|e| file_error(&self.path, "cannot be opened", e))?;
+        let part = FilePart { file: Arc::new(file), offset: 0, size_bytes: blob.size_bytes };
+        let feed = Feed::default();
+        feed.grown(self.len);
+        let growing = Some(self.feed.insert(feed).growing());
+        let stored = Some(blob_file(dir, &blob.digest));
+        Ok(Layer { part, verified: true, stored, growing })
+    }
+
     fn restart(mut self) -> Result<Self, Reason> {
-        self.file.set_len(0).map_err(|e| file_error(&self.path, "cannot be emptied", e))?;
+        let empty = || self.file.set_len(0);
+        let emptied = match &self.feed {
+            Some(feed) => feed.restart(empty),
+            None => empty(),
+        };
+        emptied.map_err(|e| file_error(&self.path, "cannot be emptied", e))?;
         self.hasher = Hasher::default();
         self.len = 0;
         Ok(self)
@@ -303,8 +359,11 @@ impl Part {
             remove(&self.path);
             return Err(file_error(&self.path, "cannot be written", error));
         }
-        self.hasher.update(chunk);
         self.len += chunk.len() as u64;
+        if let Some(feed) = &self.feed {
+            feed.grown(self.len);
+        }
+        self.hasher.update(chunk);
         Ok(())
     }
 }
@@ -360,7 +419,7 @@ async fn resume(path: PathBuf, size_bytes: u64, lock: Arc<FileLock>) -> Result<P
             }
         };
         let (hasher, len) = read().map_err(|e| file_error(&path, "cannot be read", e))?;
-        Ok(Part { path, file, hasher, len, _lock: lock })
+        Ok(Part { path, file, hasher, len, feed: None, _lock: lock })
     };
     spawn_blocking(open).await.map_err(|_| Reason::Cancelled)?
 }

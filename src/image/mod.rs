@@ -20,6 +20,7 @@ mod disk;
 mod download;
 pub mod erofs;
 mod error;
+mod growing;
 mod hold;
 mod http;
 mod inventory;

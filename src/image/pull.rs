@@ -4,7 +4,7 @@
 //! resolve ─▶ lock the digest ─▶ here already? ─yes─▶ row
 //!                                   │no
 //!                  configuration ─▶ downloads, several at a time, top layer first
-//!                                       │ each as soon as it is complete
+//!                                       │ each as soon as it begins to arrive
 //!                                       ▼
 //!                  build in a thread: unpack, check diff ids, lay over, write EROFS to tmp/
 //!                                       ▼
@@ -47,7 +47,7 @@ use super::removal::crash_point;
 use super::rows::SourceKey;
 use super::source::Registry;
 use super::tree;
-use super::unpack::{LayerReader, Task, Unpacking};
+use super::unpack::{LayerReader, Source, Task, Unpacking};
 use super::wire::{self, Descriptor, Resolved};
 use crate::spec::{Image, ImageSource};
 use crate::store::ImageDocuments;
@@ -284,17 +284,23 @@ impl Job<'_> {
             holds: Mutex::default(),
         };
         let downloads = download_all(&downloader, senders, cache.limits.parallel_downloads);
-        // A failed download lets its sender go, which ends the build; the download knows why.
-        let mut build = build;
+        // A failed download lets its sender or its feed go, which ends the build; the download knows why.
+        let (mut build, mut downloads) = (build, Box::pin(downloads));
         let built = tokio::select! {
             biased;
-            downloaded = downloads => {
+            downloaded = &mut downloads => {
                 let built = build.await;
                 downloaded?;
                 built
             }
-            built = &mut build => built,
+            built = &mut build => {
+                if matches!(built, Ok(Err(Reason::Cancelled))) {
+                    downloads.as_mut().await?;
+                }
+                built
+            }
         };
+        drop(downloads);
         let (size_bytes, lock) = built.map_err(|_| Reason::Cancelled)??;
         let layers = downloader.holds.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok((size_bytes, lock, layers))
@@ -334,12 +340,7 @@ async fn download_all(
     // Made before they are polled: a stream that kept the closure would not be known to be `Send`.
     let downloads: Vec<_> = slots
         .into_iter()
-        .map(|(index, blob, sender)| async move {
-            let layer = downloader.layer(index, blob).await?;
-            // The build has ended if nobody takes it, and says why.
-            let _ = sender.send(layer);
-            Ok(())
-        })
+        .map(|(index, blob, sender)| async move { downloader.layer(index, blob, sender).await })
         .collect();
     stream::iter(downloads).buffer_unordered(parallel.max(1)).try_collect().await
 }
@@ -377,35 +378,32 @@ impl Output {
             .map_err(|e| fail("cannot be made", e))?;
         let own = out.try_clone().map_err(|e| fail("cannot be made", e))?;
         let flusher = Flusher::start(&own);
-        let mut cut_off = false;
-        let mut stored = Vec::new();
-        let readers = waiting.into_iter().map(|(task, receiver)| {
+        let mut begun: Vec<Source> = Vec::new();
+        let mut waiting = waiting.into_iter().map(|(task, coming)| {
             let name = task.blob.digest.to_string();
-            let reader = match receiver.blocking_recv() {
-                Ok(layer) => {
-                    stored.extend(layer.stored.clone());
-                    LayerReader::start(task, layer, shared.clone())
-                }
-                Err(_) => {
-                    cut_off = true;
-                    LayerReader::failed()
-                }
-            };
-            build::Layer { name, reader }
+            build::Layer { name, reader: LayerReader::start(task, coming, shared.clone()) }
+        });
+        let mut ahead = waiting.next();
+        let readers = std::iter::from_fn(|| {
+            let layer = std::mem::replace(&mut ahead, waiting.next())?;
+            begun.push(layer.reader.source());
+            Some(layer)
         });
         let built = build_image(readers, out, limits);
         drop(flusher);
-        if cut_off {
-            return Err(Reason::Cancelled);
-        }
-        let failure = shared.take_failure();
-        let built = match (failure, built) {
-            (Some(reason), _) => Err(reason),
-            (None, Err(error)) => Err(build_error(error, &self.tmp)),
+        let built = match (shared.take_failure(), built) {
+            (Some(reason), Ok(_) | Err(LayerError::Read { .. })) => Err(reason),
+            // The download knows what is wrong with what has come in place of a layer.
+            (_, Err(_)) if !begun.iter().all(Source::is_whole) => Err(Reason::Cancelled),
+            // What is unpacked ahead may be wrong too, and is not what was found first.
+            (_, Err(error)) => Err(build_error(error, &self.tmp)),
             (None, Ok(_)) => Ok(()),
         };
         // Of an image that cannot be made, nothing that came for it is kept.
-        built.inspect_err(|_| stored.iter().for_each(|blob| remove(blob)))?;
+        built.inspect_err(|_| {
+            let whole = begun.iter().filter(|source| source.is_whole());
+            whole.filter_map(Source::stored).for_each(remove);
+        })?;
         self.publish_as(&own, path)
     }
 

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 
 use super::digest::Digest;
 use super::error::Reason;
+use super::growing::Growing;
 use super::wire::Descriptor;
 
 /// Bytes as they arrive. Ends early or late when the other side lies: the taker counts.
@@ -46,7 +47,12 @@ pub(super) struct FilePart {
 impl FilePart {
     /// A reader of the part, independent of the position of the file.
     pub(super) fn reader(self) -> PartReader {
-        PartReader { part: self, position: 0 }
+        PartReader { part: self, position: 0, growing: None }
+    }
+
+    /// The same of a part that is still growing.
+    pub(super) fn growing_reader(self, growing: Option<Arc<Growing>>) -> PartReader {
+        PartReader { part: self, position: 0, growing }
     }
 }
 
@@ -54,17 +60,29 @@ impl FilePart {
 pub(super) struct PartReader {
     part: FilePart,
     position: u64,
+    growing: Option<Arc<Growing>>,
 }
 
-impl std::io::Read for PartReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+impl PartReader {
+    /// Reads what there is of the part before `end`.
+    fn read_until(&self, end: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
         use std::os::unix::fs::FileExt as _;
-        let left = self.part.size_bytes - self.position;
+        let left = end.min(self.part.size_bytes) - self.position;
         let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let got = self.part.file.read_at(&mut buffer[..want], self.part.offset + self.position)?;
         if got == 0 && want > 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
+        Ok(got)
+    }
+}
+
+impl std::io::Read for PartReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let got = match &self.growing {
+            None => self.read_until(self.part.size_bytes, buffer),
+            Some(growing) => growing.read_beyond(self.position, |end| self.read_until(end, buffer)),
+        }?;
         self.position += got as u64;
         Ok(got)
     }

@@ -1,31 +1,38 @@
 //! From a compressed layer to the bytes of its tar archive.
 //!
 //! ```text
-//! file ─▶ [sha256 if not checked yet] ─▶ inflate ─┬─▶ bounded queue ─▶ Read (tar ─▶ EROFS)
+//! file, perhaps still growing ─▶ [sha256 if not checked yet] ─▶ inflate ─┬─▶ bounded queue ─▶ Read (tar ─▶ EROFS)
 //!            one thread a layer                    └─▶ sha256 in a second thread ─▶ diff id
 //! ```
+//!
+//! The layer after the one that is read is unpacked ahead, as far as its queue holds it.
 //!
 //! The end of the stream is told only after the digests fit, so that who reads to the end has
 //! what the image says.
 
 use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use bytes::{Buf as _, Bytes};
+use tokio::sync::oneshot;
 
 use super::digest::{Digest, Hasher};
 use super::download::Layer;
 use super::error::Reason;
+use super::growing::Growing;
 use super::progress::{Progress, ProgressEvent};
 use super::source::PartReader;
 use super::wire::Descriptor;
 
 const CHUNK_BYTES: usize = 256 << 10;
-/// Chunks that wait for the reader, and for the hash.
-const QUEUE: usize = 8;
+/// Chunks that wait for the hash.
+const HASH_QUEUE: usize = 8;
+/// Chunks that wait for the reader, which may have another layer to read first.
+const QUEUE: usize = 192;
 const PROGRESS_STEP_BYTES: u64 = 1 << 20;
 
 /// What the layers of one build share.
@@ -70,28 +77,62 @@ enum Message {
 pub(super) struct LayerReader {
     chunks: Option<Receiver<Message>>,
     current: Bytes,
+    source: Source,
+    index: usize,
+    shared: Arc<Unpacking>,
+}
+
+/// What a reader reads, once it has come.
+#[derive(Clone, Default)]
+pub(super) struct Source(Arc<OnceLock<(Option<PathBuf>, Option<Arc<Growing>>)>>);
+
+impl Source {
+    /// Waits until it has come in full; says whether it has.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.get().is_some_and(|(_, growing)| growing.as_ref().is_none_or(|g| g.is_whole()))
+    }
+
+    /// Where this pull has stored it.
+    pub(super) fn stored(&self) -> Option<&Path> {
+        self.0.get()?.0.as_deref()
+    }
 }
 
 impl LayerReader {
-    /// A reader that fails: its layer did not come.
-    pub(super) fn failed() -> Self {
-        let (_, chunks) = sync_channel(0);
-        Self { chunks: Some(chunks), current: Bytes::new() }
-    }
-
-    pub(super) fn start(task: Task, layer: Layer, shared: Arc<Unpacking>) -> Self {
+    /// Unpacks the layer that `coming` brings, from then on.
+    pub(super) fn start(
+        task: Task,
+        coming: oneshot::Receiver<Layer>,
+        shared: Arc<Unpacking>,
+    ) -> Self {
         let (queue, chunks) = sync_channel(QUEUE);
-        let (in_thread, digest) = (shared.clone(), task.blob.digest.clone());
-        let work = move || match task.run(layer, &in_thread, &queue) {
-            Ok(true) => drop(queue.send(Message::End)),
-            // The reader has gone: its build failed for a reason of its own.
-            Ok(false) => {}
-            Err(reason) => in_thread.fail(reason),
+        let (in_thread, digest, index) = (shared.clone(), task.blob.digest.clone(), task.index);
+        let source = Source::default();
+        let told = source.clone();
+        let work = move || {
+            // The download knows why it did not come.
+            let Ok(layer) = coming.blocking_recv() else {
+                return in_thread.fail(Reason::Cancelled);
+            };
+            let _ = told.0.set((layer.stored.clone(), layer.growing.clone()));
+            match task.run(layer, &in_thread, &queue) {
+                Ok(true) => drop(queue.send(Message::End)),
+                // The reader has gone: its build failed for a reason of its own.
+                Ok(false) => {}
+                // Something else may have come than was asked for; the download knows that too.
+                Err(_) if !told.is_whole() => in_thread.fail(Reason::Cancelled),
+                Err(reason) => in_thread.fail(reason),
+            }
         };
         if let Err(source) = thread::Builder::new().name("layer".to_owned()).spawn(work) {
             shared.fail(Reason::Decompress { layer: digest, source });
         }
-        Self { chunks: Some(chunks), current: Bytes::new() }
+        Self { chunks: Some(chunks), current: Bytes::new(), source, index, shared }
+    }
+
+    /// What it reads.
+    pub(super) fn source(&self) -> Source {
+        self.source.clone()
     }
 }
 
@@ -104,7 +145,10 @@ impl Read for LayerReader {
             let Some(chunks) = &self.chunks else { return Ok(0) };
             match chunks.recv() {
                 Ok(Message::Chunk(chunk)) => self.current = chunk,
-                Ok(Message::End) => self.chunks = None,
+                Ok(Message::End) => {
+                    self.chunks = None;
+                    self.shared.progress.event(ProgressEvent::Built { layer: self.index });
+                }
                 Err(_) => return Err(io::Error::other("the layer could not be unpacked")),
             }
         }
@@ -122,7 +166,7 @@ impl Task {
         shared: &Arc<Unpacking>,
         queue: &SyncSender<Message>,
     ) -> Result<bool, Reason> {
-        let (to_hash, hashed) = sync_channel::<Bytes>(QUEUE);
+        let (to_hash, hashed) = sync_channel::<Bytes>(HASH_QUEUE);
         let name = thread::Builder::new().name("diff-id".to_owned());
         let hash = name
             .spawn(move || {
@@ -132,7 +176,7 @@ impl Task {
             })
             .map_err(|source| self.broken(source))?;
         let compressed = Compressed {
-            inner: layer.part.reader(),
+            inner: layer.part.growing_reader(layer.growing),
             hasher: (!layer.verified).then(Hasher::default),
             position: 0,
             told: 0,
@@ -162,15 +206,13 @@ impl Task {
             let (layer, expected) = (self.blob.digest, self.diff_id);
             return Err(Reason::DiffIdMismatch { layer, expected, got });
         }
-        shared.progress.event(ProgressEvent::Built { layer: self.index });
         Ok(true)
     }
 
-    /// The digest of the compressed layer, where it came unchecked from a local file.
+    /// The digest of the compressed layer, which is checked here where it came from a local file, and
+    /// by the download otherwise.
     fn check_compressed(&self, mut compressed: Compressed) -> Result<(), Reason> {
-        if compressed.hasher.is_none() {
-            return Ok(());
-        }
+        // Only at its end is one that is still arriving known to be right.
         io::copy(&mut compressed, &mut io::sink()).map_err(|source| self.broken(source))?;
         let got = compressed.hasher.take().map(Hasher::finish);
         match got {
@@ -282,13 +324,15 @@ mod tests {
         file.write_all(stored).unwrap();
         let size_bytes = stored.len() as u64;
         let part = FilePart { file: Arc::new(file), offset: 0, size_bytes };
-        let layer = Layer { part, verified, stored: None };
+        let layer = Layer { part, verified, stored: None, growing: None };
         let digest = Digest::of(stored);
         let blob = Descriptor { what: format!("layer {digest}"), digest, size_bytes };
         let shared = Unpacking::new(limit, Arc::new(NoProgress));
         let task = Task { index: 0, blob, diff_id };
         let mut bytes = Vec::new();
-        match LayerReader::start(task, layer, shared.clone()).read_to_end(&mut bytes) {
+        let (sender, coming) = oneshot::channel();
+        sender.send(layer).unwrap();
+        match LayerReader::start(task, coming, shared.clone()).read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes),
             Err(_) => Err(shared.take_failure().unwrap()),
         }
