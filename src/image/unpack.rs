@@ -84,17 +84,22 @@ pub(super) struct LayerReader {
 
 /// What a reader reads, once it has come.
 #[derive(Clone, Default)]
-pub(super) struct Source(Arc<OnceLock<(Option<PathBuf>, Option<Arc<Growing>>)>>);
+pub(super) struct Source(Arc<OnceLock<Come>>);
+
+struct Come {
+    stored: Option<PathBuf>,
+    growing: Option<Arc<Growing>>,
+}
 
 impl Source {
     /// Waits until it has come in full; says whether it has.
     pub(super) fn is_whole(&self) -> bool {
-        self.0.get().is_some_and(|(_, growing)| growing.as_ref().is_none_or(|g| g.is_whole()))
+        self.0.get().is_some_and(|come| come.growing.as_ref().is_none_or(|g| g.is_whole()))
     }
 
     /// Where this pull has stored it.
     pub(super) fn stored(&self) -> Option<&Path> {
-        self.0.get()?.0.as_deref()
+        self.0.get()?.stored.as_deref()
     }
 }
 
@@ -114,7 +119,8 @@ impl LayerReader {
             let Ok(layer) = coming.blocking_recv() else {
                 return in_thread.fail(Reason::Cancelled);
             };
-            let _ = told.0.set((layer.stored.clone(), layer.growing.clone()));
+            let come = Come { stored: layer.stored.clone(), growing: layer.growing.clone() };
+            let _ = told.0.set(come);
             match task.run(layer, &in_thread, &queue) {
                 Ok(true) => drop(queue.send(Message::End)),
                 // The reader has gone: its build failed for a reason of its own.

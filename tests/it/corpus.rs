@@ -114,11 +114,11 @@ fn changed(mut input: Vec<u8>, change: &Change, all: &[(String, Vec<u8>)]) -> Ve
     match change {
         Change::Set { at, to } => {
             let at = within(*at);
-            input.get_mut(at).map(|byte| *byte = *to);
+            input.get_mut(at).into_iter().for_each(|byte| *byte = *to);
         }
         Change::Flip { at, bit } => {
             let at = within(*at);
-            input.get_mut(at).map(|byte| *byte ^= 1 << bit);
+            input.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << bit);
         }
         Change::Cut { at } => input.truncate(within(*at)),
         Change::Remove { at, length } => drop(input.drain(within(*at)..end(*at, *length))),
