@@ -782,7 +782,7 @@ mod tests {
     struct World {
         timer: bool,
         vm_killed: bool,
-        hooks: bool,
+        hooks: Option<Hook>,
         workloads: u32,
         ends: u32,
     }
@@ -796,10 +796,8 @@ mod tests {
                     Effect::KillVm => self.vm_killed = true,
                     Effect::StartWorkload => self.workloads += 1,
                     Effect::End => self.ends += 1,
-                    Effect::RunHooks(_) => {
-                        assert!(!std::mem::replace(&mut self.hooks, true));
-                    }
-                    Effect::StopHooks => self.hooks = false,
+                    Effect::RunHooks(hook) => assert_eq!(self.hooks.replace(*hook), None),
+                    Effect::StopHooks => self.hooks = None,
                     Effect::StartWatches
                     | Effect::StopWatches
                     | Effect::SignalWorkload
@@ -829,14 +827,15 @@ mod tests {
                 if input == Input::TimeUp && !std::mem::take(&mut world.timer) {
                     continue;
                 }
-                if let Input::HooksEnded { .. } = &input
-                    && !std::mem::take(&mut world.hooks)
+                // Only what runs ends.
+                if let Input::HooksEnded { hook, .. } = &input
+                    && world.hooks.take_if(|running| running == hook).is_none()
                 {
                     continue;
                 }
                 let effects = state.step(input);
                 world.apply(&effects);
-                let settled = state.started() || !has_workload || world.hooks;
+                let settled = state.started() || !has_workload || world.hooks.is_some();
                 let waits = state.phase() == Phase::Running && settled;
                 prop_assert!(
                     world.timer || world.vm_killed || waits || state.phase() == Phase::Ended,
