@@ -1,6 +1,6 @@
 //! Sandboxes that exist, chosen by name, label and status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -45,10 +45,7 @@ pub(crate) fn rows(
     names: &[Name],
     filter: &Filter,
 ) -> Result<Vec<SandboxRow>, CliError> {
-    let mut rows = match Store::open_read_only(&project::home()?)? {
-        Some(store) => reconcile::rows(&store, project.as_str())?,
-        None => Vec::new(),
-    };
+    let mut rows = all(project)?;
     for name in names {
         if !rows.iter().any(|row| row.name == name.as_str()) {
             let message = format!("sandbox `{name}` of project `{project}` does not exist");
@@ -60,4 +57,56 @@ pub(crate) fn rows(
         named && filter.admits(row)
     });
     Ok(rows)
+}
+
+fn all(project: &Name) -> Result<Vec<SandboxRow>, CliError> {
+    Ok(match Store::open_read_only(&project::home()?)? {
+        Some(store) => reconcile::rows(&store, project.as_str())?,
+        None => Vec::new(),
+    })
+}
+
+/// The row of a sandbox that runs.
+pub(crate) fn running(project: &Name, name: &Name) -> Result<SandboxRow, CliError> {
+    match all(project)?.into_iter().find(|row| row.name == name.as_str()) {
+        Some(row) if row.status.is_live() => Ok(row),
+        Some(row) => {
+            let message = format!("sandbox `{name}` is not running: it is {}", row.status);
+            Err(CliError::message(Exit::Failed, message)
+                .hint(format!("`msb up {name}` or `msb start {name}` starts it")))
+        }
+        None => {
+            let message = format!("sandbox `{name}` of project `{project}` does not exist");
+            Err(CliError::message(Exit::Failed, message).hint(format!("`msb up {name}` makes it")))
+        }
+    }
+}
+
+/// Those of [`rows`] that run. Without a filter, one that is named must run.
+pub(crate) fn live(
+    project: &Name,
+    names: &[Name],
+    filter: &Filter,
+) -> Result<Vec<SandboxRow>, CliError> {
+    if !names.is_empty() && filter.is_empty() {
+        return names.iter().map(|name| running(project, name)).collect();
+    }
+    let mut rows = rows(project, names, filter)?;
+    rows.retain(|row| row.status.is_live());
+    Ok(rows)
+}
+
+/// The `names`, where nothing is filtered; else the names of the [`rows`], of which there may be none.
+pub(crate) fn names(
+    project: &Name,
+    names: &[Name],
+    filter: &Filter,
+) -> Result<Option<BTreeSet<Name>>, CliError> {
+    if filter.is_empty() {
+        return Ok(Some(names.iter().cloned().collect()));
+    }
+    let rows = rows(project, names, filter)?;
+    let found: BTreeSet<Name> =
+        rows.iter().filter_map(|row| Name::new(row.name.as_str()).ok()).collect();
+    Ok((!found.is_empty()).then_some(found))
 }

@@ -390,7 +390,7 @@ impl Run {
     fn decide(&mut self, request: ControlRequest) -> Result<Granted, DeniedReason> {
         requests::decide(self.state.phase(), self.activity.sessions(), &request)?;
         if self.draining && matches!(request, ControlRequest::Exec(_)) {
-            return Err(DeniedReason::Stopping);
+            return Err(DeniedReason::Draining);
         }
         match request {
             ControlRequest::Status | ControlRequest::Watch => {}

@@ -157,6 +157,28 @@ fn kill_ends_at_once_what_runs() {
     env.msb("kill db").expect(1);
 }
 
+#[test]
+fn drain_lets_commands_end_and_begins_none() {
+    let env = one(r#"["/bin/sh", "-c", "sleep 100000 & wait"]"#);
+    env.msb("drain web").expect(1);
+    let file = env.project().join("end");
+    let script =
+        format!("echo up; until [ -e {} ]; do sleep 0.02; done; echo done", file.display());
+    let mut exec = Group::run(env.command().args(["exec", "db", "--", "/bin/sh", "-c", &script]));
+    exec.says("up");
+    env.msb("drain --no-wait").expect(0).ends_with("sandbox db: draining");
+    let refused = env.msb("exec db -- /bin/true").expect(1);
+    assert!(refused.stderr.contains("drain"), "{}", refused.stderr);
+    let drain = env.command().arg("drain").stderr(Stdio::piped()).spawn().unwrap();
+    std::fs::write(&file, "").unwrap();
+    exec.says("done");
+    assert_eq!(exec.end().0, Some(0));
+    let output = drain.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(env.statuses(), ["db stopped"]);
+    env.msb("drain").expect(0).ends_with("nothing runs");
+}
+
 const MODEL: &str = r#"
 name = "p"
 [defaults]

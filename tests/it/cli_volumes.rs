@@ -89,7 +89,7 @@ fn made_listed_grown_and_removed_by_command() {
     assert!((1 << 20..2 << 20).contains(&used), "{used}");
 
     let resized = env.msb("volume resize pg 1GiB").expect(0);
-    assert_eq!(resized.stderr, "volume pg: 1GiB, from its next mount on\n");
+    assert_eq!(resized.stderr, "volume pg: 1 GiB, from its next mount on\n");
     assert_eq!(fs::metadata(&disk).unwrap().len(), 1 << 30);
     for (words, code, says) in [
         ("volume resize pg 512MiB", 1, "never shrinks"),

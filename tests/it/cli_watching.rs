@@ -144,8 +144,12 @@ fn sandboxes_are_chosen_by_label_and_status() {
     let ran = env.msb("ls --label tier=front").expect(0);
     assert!(ran.stdout.contains("1 running"), "{}", ran.stdout);
     assert!(!env.msb("ls --label tier=none").expect(0).stdout.contains("shop"));
+    assert_eq!(env.msb("logs --label tier=none").expect(0).stdout, "");
     env.msb("rm --stop --yes --label tier=front").expect(0);
     assert_eq!(env.statuses(), ["db running"]);
+    env.msb("down --label tier=front").expect(0).ends_with("nothing to remove");
+    env.msb("down --label tier=data --status running").expect(0);
+    assert_eq!(env.statuses(), [""; 0]);
     env.msb("ps --status asleep").expect(64);
 }
 

@@ -76,7 +76,7 @@ fn a_volume_grows_while_it_is_written_to() {
     for at in ["/first", "/last"] {
         assert_size(&env, at, 48);
         let resized = env.msb(&format!("volume resize shop{at} 120MiB")).expect(0);
-        assert_eq!(resized.stderr, format!("volume shop{at}: 120MiB\n"));
+        assert_eq!(resized.stderr, format!("volume shop{at}: 120 MiB\n"));
         assert_size(&env, at, 120);
     }
     let sums = ["/first", "/last"].map(|at| fill(&env, at, 70));

@@ -88,6 +88,8 @@ pub(crate) struct Down {
     /// Only these sandboxes
     #[arg(value_name = "SANDBOX")]
     pub(crate) names: Vec<Name>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// Remove the project's volumes too
     #[arg(short, long)]
     pub(crate) volumes: bool,

@@ -22,7 +22,7 @@ pub(crate) use images::{Images, ImagesRm, Inspect, Load, Prune, Pull, Save, Upda
 pub(crate) use lifecycle::{
     Down, Ls, Machine, Names, Plan, Ps, Restart, Rm, Select, Selection, Start, Stop, Up,
 };
-pub(crate) use session::{Attach, Exec, Kill, Logs, Run, Shell};
+pub(crate) use session::{Attach, Drain, Exec, Kill, Logs, Run, Shell};
 pub(crate) use volumes::{VolumeCreate, VolumeNames, VolumePrune, VolumeResize, Volumes};
 pub(crate) use watching::{Events, Filter, Graph, GraphFormat, Stats, Top, Until, Wait};
 
@@ -134,6 +134,8 @@ pub(crate) enum Command {
     Start(Start),
     /// Stop sandboxes and keep their disks
     Stop(Stop),
+    /// Let running commands of sandboxes end, begin none, then stop them
+    Drain(Drain),
     /// End sandboxes at once, or send their workloads a signal
     Kill(Kill),
     /// Stop sandboxes, then start them on the same disks

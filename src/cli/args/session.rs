@@ -13,6 +13,8 @@ pub(crate) struct Logs {
     /// Only these sandboxes
     #[arg(value_name = "SANDBOX")]
     pub(crate) names: Vec<Name>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// Sandboxfile to read; `-` is standard input; repeat to merge, later files win
     // Same id as the global flag, without its short form: `-f` follows, as everywhere else.
     #[arg(long = "file", id = "file", value_name = "FILE")]
@@ -103,6 +105,18 @@ pub(crate) struct Attach {
     /// Pass control characters on to the terminal
     #[arg(long)]
     pub(crate) raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// Only these sandboxes; default all that run
+    #[arg(value_name = "SANDBOX")]
+    pub(crate) names: Vec<Name>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Return at once: they end when their commands have
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Debug, Args)]

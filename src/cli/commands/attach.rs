@@ -5,14 +5,14 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::interactive::Signals;
 use crate::cli::log_lines::{self, Printer, Shown, Style};
 use crate::cli::ui::Ui;
-use crate::cli::{interrupt, project};
+use crate::cli::{filter, interrupt, project};
 use crate::spec::Status;
 use crate::supervisor::logs::LogRange;
 use crate::supervisor::{self, ControlClient, ControlError, DeniedReason};
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Attach) -> Result<Exit, CliError> {
     let home = project::home()?;
-    let row = super::exec::running(&project::name(ui, global)?, &args.name)?;
+    let row = filter::running(&project::name(ui, global)?, &args.name)?;
     let sandboxes = [Shown { id: row.id.clone(), name: row.name }];
     let style = Style { prefix: false, timestamps: false, raw: args.raw, json: false };
     let printer = Printer::new(ui, style, &sandboxes);

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use crate::cli::args::{Cp, Global, size};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::ui::Ui;
-use crate::cli::{interrupt, project};
+use crate::cli::{filter, interrupt, project};
 use crate::client::{CopyEvent, CopyOptions, FsError, SandboxFs};
 use crate::spec::Name;
 
@@ -46,7 +46,7 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Cp) -> Result<Exit, CliError>
             .hint("send it to a file or to another program, such as `tar -t`"));
     }
     let project = project::name(ui, global)?;
-    let row = super::exec::running(&project, &name)?;
+    let row = filter::running(&project, &name)?;
     let fs = SandboxFs::new(&project::home()?, &row.id);
     let options = CopyOptions { follow: args.follow_link, archive: args.archive };
     let seen = Seen::new(ui.live_line(&format!("{} → {}", args.source, args.target)));

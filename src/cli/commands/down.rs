@@ -3,18 +3,23 @@
 use crate::cli::args::{Down, Global, Machine};
 use crate::cli::engine::{self, Request};
 use crate::cli::error::{CliError, Exit};
+use crate::cli::filter;
 use crate::cli::ui::Ui;
 use crate::plan::{Intent, PlanOptions};
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Down) -> Result<Exit, CliError> {
     let (loaded, declared) = engine::load_or_name(ui, global)?;
+    let Some(names) = filter::names(&loaded.project.name, &args.names, &args.filter)? else {
+        ui.say("nothing to remove");
+        return Ok(Exit::Ok);
+    };
     let request = Request {
         command: "msb down",
         selected: loaded.project.sandboxes.keys().cloned().collect(),
         loaded: &loaded,
         options: PlanOptions {
             intent: Intent::Down { volumes: args.volumes },
-            names: args.names.iter().cloned().collect(),
+            names,
             // Without a file nothing is declared, and all of the project is meant.
             remove_orphans: args.remove_orphans || !declared,
             allow_empty: true,

@@ -4,20 +4,19 @@
 use crate::cli::args::{Exec, Global, InGuest, Shell};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::ui::Ui;
-use crate::cli::{interactive, interrupt, project};
+use crate::cli::{filter, interactive, interrupt, project};
 use crate::client::ExecConfig;
-use crate::reconcile;
-use crate::spec::{Name, SandboxSpec};
-use crate::store::{SandboxRow, Store};
+use crate::spec::SandboxSpec;
+use crate::store::SandboxRow;
 
 pub(crate) fn exec(ui: &Ui, global: &Global, args: &Exec) -> Result<Exit, CliError> {
-    let row = running(&project::name(ui, global)?, &args.name)?;
+    let row = filter::running(&project::name(ui, global)?, &args.name)?;
     let (program, rest) = args.argv.split_first().ok_or_else(no_command)?;
     run(ui, &row, ExecConfig::new(program).args(rest), &args.guest)
 }
 
 pub(crate) fn shell(ui: &Ui, global: &Global, args: &Shell) -> Result<Exit, CliError> {
-    let row = running(&project::name(ui, global)?, &args.name)?;
+    let row = filter::running(&project::name(ui, global)?, &args.name)?;
     let spec: SandboxSpec = serde_json::from_str(&row.spec_json).map_err(|error| {
         CliError::new(Exit::Failed, error).hint("`msb up` writes what is stored of it anew")
     })?;
@@ -46,24 +45,4 @@ pub(super) fn run(
     // A thread may still be reading standard input.
     runtime.shutdown_background();
     exit
-}
-
-/// The row of a sandbox that runs.
-pub(super) fn running(project: &Name, name: &Name) -> Result<SandboxRow, CliError> {
-    let rows = match Store::open_read_only(&project::home()?)? {
-        Some(store) => reconcile::rows(&store, project.as_str())?,
-        None => Vec::new(),
-    };
-    match rows.into_iter().find(|row| row.name == name.as_str()) {
-        Some(row) if row.status.is_live() => Ok(row),
-        Some(row) => {
-            let message = format!("sandbox `{name}` is not running: it is {}", row.status);
-            Err(CliError::message(Exit::Failed, message)
-                .hint(format!("`msb up {name}` or `msb start {name}` starts it")))
-        }
-        None => {
-            let message = format!("sandbox `{name}` of project `{project}` does not exist");
-            Err(CliError::message(Exit::Failed, message).hint(format!("`msb up {name}` makes it")))
-        }
-    }
 }

@@ -6,14 +6,14 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::ui::Ui;
 use crate::cli::{filter, interrupt, project};
 use crate::home::Home;
-use crate::spec::{Name, Signal};
+use crate::spec::Signal;
 use crate::store::SandboxRow;
 use crate::supervisor::{self, ControlClient, ControlError, DeniedReason};
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Kill) -> Result<Exit, CliError> {
     let home = project::home()?;
     let project = project::name(ui, global)?;
-    let rows = chosen(&project, args)?;
+    let rows = filter::live(&project, &args.names, &args.filter)?;
     if rows.is_empty() {
         ui.say("nothing runs");
         return Ok(Exit::Ok);
@@ -43,16 +43,6 @@ fn said(signal: Signal) -> String {
         Signal::KILL => "killed".to_owned(),
         signal => format!("got {signal}"),
     }
-}
-
-/// The rows that are meant. A sandbox that is named must run.
-fn chosen(project: &Name, args: &Kill) -> Result<Vec<SandboxRow>, CliError> {
-    if !args.names.is_empty() && args.filter.is_empty() {
-        return args.names.iter().map(|name| super::exec::running(project, name)).collect();
-    }
-    let mut rows = filter::rows(project, &args.names, &args.filter)?;
-    rows.retain(|row| row.status.is_live());
-    Ok(rows)
 }
 
 /// Returns once nothing of it runs.

@@ -1,14 +1,12 @@
 //! `msb start`, `stop`, `restart` and `rm`: what exists, as it was made.
 
-use std::collections::BTreeSet;
-
 use crate::cli::args::{Global, Machine, Names, Restart, Rm, Start, Stop};
 use crate::cli::engine::{self, Request};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::filter;
 use crate::cli::ui::Ui;
 use crate::plan::{Intent, PlanOptions};
-use crate::spec::{Millis, Name};
+use crate::spec::Millis;
 
 /// What one of them does.
 struct Wanted {
@@ -48,15 +46,10 @@ fn wanted(command: &'static str, intent: Intent) -> Wanted {
 
 fn run(ui: &Ui, global: &Global, args: &Names, wanted: Wanted) -> Result<Exit, CliError> {
     let (loaded, _) = engine::load_or_name(ui, global)?;
-    let mut names: BTreeSet<Name> = args.names.iter().cloned().collect();
-    if !args.filter.is_empty() {
-        let rows = filter::rows(&loaded.project.name, &args.names, &args.filter)?;
-        names = rows.iter().filter_map(|row| Name::new(row.name.as_str()).ok()).collect();
-        if names.is_empty() {
-            ui.say("nothing to do");
-            return Ok(Exit::Ok);
-        }
-    }
+    let Some(names) = filter::names(&loaded.project.name, &args.names, &args.filter)? else {
+        ui.say("nothing to do");
+        return Ok(Exit::Ok);
+    };
     let request = Request {
         command: wanted.command,
         selected: loaded.project.sandboxes.keys().cloned().collect(),

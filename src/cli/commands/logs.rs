@@ -6,28 +6,15 @@ use crate::cli::args::{Format, Global, Logs};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::log_lines::{self, Printer, Shown, Style};
 use crate::cli::ui::Ui;
-use crate::cli::{interrupt, project};
+use crate::cli::{filter, interrupt, project};
 use crate::spec::Millis;
-use crate::store::Store;
 use crate::supervisor::logs::LogRange;
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Logs) -> Result<Exit, CliError> {
     let home = project::home()?;
     let project = project::name(ui, global)?;
     let range = LogRange { since: args.since.as_deref().map(since).transpose()?, tail: args.tail };
-    let mut rows = match Store::open_read_only(&home)? {
-        Some(store) => store.sandboxes(project.as_str())?,
-        None => Vec::new(),
-    };
-    for name in &args.names {
-        if !rows.iter().any(|row| row.name == name.as_str()) {
-            let message = format!("sandbox `{name}` of project `{project}` does not exist");
-            return Err(CliError::message(Exit::Failed, message));
-        }
-    }
-    if !args.names.is_empty() {
-        rows.retain(|row| args.names.iter().any(|name| name.as_str() == row.name));
-    }
+    let rows = filter::rows(&project, &args.names, &args.filter)?;
     let sandboxes: Vec<Shown> =
         rows.into_iter().map(|row| Shown { id: row.id, name: row.name }).collect();
     let style = Style {

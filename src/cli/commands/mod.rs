@@ -7,6 +7,7 @@ mod cp;
 mod df;
 mod doctor;
 mod down;
+mod drain;
 mod events;
 mod exec;
 mod graph;
@@ -61,6 +62,7 @@ pub(crate) fn run(ui: &Ui, cli: Cli) -> Result<Exit, CliError> {
         Command::Exec(args) => exec::exec(ui, global, &args),
         Command::Shell(args) => exec::shell(ui, global, &args),
         Command::Run(args) => run::run(ui, global, &args),
+        Command::Drain(args) => drain::run(ui, global, &args),
         Command::Kill(args) => kill::run(ui, global, &args),
         Command::Cp(args) => cp::run(ui, global, &args),
         Command::Logs(args) => logs::run(ui, global, &args),
@@ -101,6 +103,7 @@ const fn uses_state(command: &Command) -> bool {
             | Command::Exec(_)
             | Command::Shell(_)
             | Command::Run(_)
+            | Command::Drain(_)
             | Command::Kill(_)
             | Command::Cp(_)
             | Command::Logs(_)

@@ -127,6 +127,9 @@ pub enum DeniedReason {
     /// It is being stopped, or has ended.
     #[error("the sandbox is being stopped")]
     Stopping,
+    /// A command, and those that run are let end.
+    #[error("the sandbox is draining: no more commands begin in it")]
+    Draining,
     /// The most sessions (commands, requests on files) are open.
     #[error("too many sessions are open in the sandbox: let some end first")]
     TooManySessions,

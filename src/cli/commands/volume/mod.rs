@@ -62,7 +62,8 @@ fn resize(ui: &Ui, global: &Global, args: &VolumeResize) -> Result<Exit, CliErro
     let growth = grow_volume(&home, &info.row, args.size);
     let told = interrupt::runtime()?.block_on(growth)?;
     let notice = growth_notice(&told).map(|notice| format!(", {}", escape(&notice)));
-    ui.say(&format!("volume {}: {}{}", info.row.title(), args.size, notice.unwrap_or_default()));
+    let size = size(args.size.bytes());
+    ui.say(&format!("volume {}: {size}{}", info.row.title(), notice.unwrap_or_default()));
     Ok(Exit::Ok)
 }
 

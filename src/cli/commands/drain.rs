@@ -1,0 +1,61 @@
+//! `msb drain`: lets what runs in sandboxes by `exec` come to its end, and stops them then. Takes no
+//! lease: it may take any time.
+
+use tokio::task::JoinSet;
+
+use crate::cli::args::{Drain, Global};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::ui::Ui;
+use crate::cli::{filter, interrupt, project};
+use crate::supervisor::{self, ControlClient, ControlError, DeniedReason};
+
+pub(crate) fn run(ui: &Ui, global: &Global, args: &Drain) -> Result<Exit, CliError> {
+    let home = project::home()?;
+    let project = project::name(ui, global)?;
+    let rows = filter::live(&project, &args.names, &args.filter)?;
+    if rows.is_empty() {
+        ui.say("nothing runs");
+        return Ok(Exit::Ok);
+    }
+    interrupt::runtime()?.block_on(async {
+        let mut interrupts = interrupt::Interrupts::listen()?;
+        let mut ends = JoinSet::new();
+        let mut exit = Exit::Ok;
+        for row in rows {
+            match ControlClient::new(&home, &row.id).drain().await {
+                // It ends by itself.
+                Ok(())
+                | Err(
+                    ControlError::NotRunning
+                    | ControlError::Gone
+                    | ControlError::Denied(DeniedReason::Stopping),
+                ) => {}
+                Err(error) => {
+                    let message = format!("sandbox {}: {error}", row.name);
+                    ui.error(&CliError::message(Exit::Failed, message));
+                    exit = Exit::Failed;
+                    continue;
+                }
+            }
+            if args.no_wait {
+                ui.say(&format!("sandbox {}: draining", row.name));
+                continue;
+            }
+            let home = home.clone();
+            ends.spawn(async move {
+                (supervisor::wait_until(&home, &row.id, |_| false).await, row.name)
+            });
+        }
+        loop {
+            tokio::select! {
+                ended = ends.join_next() => {
+                    let Some(ended) = ended else { return Ok(exit) };
+                    let (ended, name) = ended.map_err(|error| CliError::new(Exit::Failed, error))?;
+                    ui.say(&format!("sandbox {name}: {}", ended?.status));
+                }
+                // What has begun goes on.
+                () = interrupts.next() => return Ok(Exit::Interrupted),
+            }
+        }
+    })
+}
