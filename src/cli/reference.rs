@@ -48,8 +48,8 @@ Fields are added, never renamed or removed, within a version. Sizes are in bytes
 `workdir`, `user`, `stop_signal`, `labels`, `volumes`, `exposed_ports`; what is empty is left out) and `layers`, lowest first: `digest`,
 `size_bytes`, `stored` (whether it is on this machine) and `images` (how many images here have it).
 
-`msb.df/1` (`df`): `kinds`, a list of `kind` (`images`, `layers`, `patches`, `sandboxes`, `volumes`, `other`), `count` (or null), `disk_bytes`
-and `reclaimable_bytes` (what `msb images prune --all`, of volumes `msb volume prune`, would free).
+`msb.df/1` (`df`): `kinds`, a list of `kind` (`images`, `layers`, `patches`, `sandboxes`, `volumes`, `other`), `count` (or null), `disk_bytes`,
+`disk_complete` (whether all of it was counted: of each volume a million entries are) and `reclaimable_bytes` (what `msb images prune --all`, of volumes `msb volume prune`, would free).
 ";
 
 /// What `msb volume ls` and `inspect` print.

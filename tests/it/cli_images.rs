@@ -529,4 +529,14 @@ fn df_says_what_is_where() {
     assert_eq!(disks, real(&env.home().sandboxes()));
     // Sparse: far less than the disks' sizes.
     assert!(disks > 0 && disks < 64 << 20, "{disks}");
+    env.msb("volume create data").expect(0);
+    let df = json(env.msb("df --format json"));
+    let of = |key: &str| -> Vec<Value> {
+        df["kinds"].as_array().unwrap().iter().map(|kind| kind[key].clone()).collect()
+    };
+    let all: u64 = of("disk_bytes").iter().map(|bytes| bytes.as_u64().unwrap()).sum();
+    // All but the directories that lead to it.
+    let rest = real(env.home().root()).checked_sub(all);
+    assert!(rest.is_some_and(|bytes| bytes < 64 << 10), "{rest:?}");
+    assert!(of("disk_complete").iter().all(|complete| complete == true), "{df}");
 }

@@ -245,6 +245,11 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
+/// A [`size`] that is no more than a lower bound, unless it is `complete`.
+pub(crate) fn size_at_least(bytes: u64, complete: bool) -> String {
+    format!("{}{}", if complete { "" } else { ">" }, size(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

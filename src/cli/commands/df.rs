@@ -2,10 +2,11 @@
 
 use serde_json::json;
 
-use crate::cli::args::{Format, Formatted, size};
+use crate::cli::args::{Format, Formatted, size, size_at_least};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::project;
 use crate::cli::ui::{Table, Tone, Ui};
+use crate::home::Home;
 use crate::image::{PruneOptions, disk_usage, list, prunable};
 use crate::reconcile::list_volumes;
 use crate::store::Store;
@@ -16,6 +17,8 @@ struct Kind {
     /// Where counting makes sense.
     count: Option<usize>,
     bytes: u64,
+    /// Whether that is all: of what a guest has made not every file is looked at.
+    counted: bool,
     /// What `msb images prune --all`, or `msb volume prune`, would free.
     reclaimable: u64,
 }
@@ -29,7 +32,7 @@ pub(crate) fn run(ui: &Ui, args: &Formatted) -> Result<Exit, CliError> {
                 table.row([
                     (kind.name.to_owned(), Tone::Plain),
                     (kind.count.map_or_else(|| "-".to_owned(), |n| n.to_string()), Tone::Plain),
-                    (size(kind.bytes), Tone::Plain),
+                    (size_at_least(kind.bytes, kind.counted), Tone::Plain),
                     (size(kind.reclaimable), Tone::Plain),
                 ]);
             }
@@ -53,6 +56,7 @@ pub(crate) fn run(ui: &Ui, args: &Formatted) -> Result<Exit, CliError> {
                 "kind": kind.name,
                 "count": kind.count,
                 "disk_bytes": kind.bytes,
+                "disk_complete": kind.counted,
                 "reclaimable_bytes": kind.reclaimable,
             })).collect::<Vec<_>>(),
         }))?,
@@ -87,18 +91,31 @@ fn kinds() -> Result<Vec<Kind>, CliError> {
     let image_bytes = images.iter().map(|image| image.disk_bytes).sum();
     let (blob_bytes, sandbox_bytes) = (disk_usage(&home.blobs()), disk_usage(&home.sandboxes()));
     let patches = std::fs::read_dir(home.patches()).map_or(0, |entries| entries.flatten().count());
-    let (patch_bytes, volume_bytes) = (disk_usage(&home.patches()), disk_usage(&home.volumes()));
+    let patch_bytes = disk_usage(&home.patches());
+    let volume_bytes = volumes.iter().map(|info| info.used_bytes).sum();
+    let volumes_counted = volumes.iter().all(|info| info.counted);
     let unmounted = volumes.iter().filter(|info| info.users.is_empty() && !info.row.protect);
     let unmounted = unmounted.map(|info| info.used_bytes).sum();
-    let known = image_bytes + blob_bytes + patch_bytes + sandbox_bytes + volume_bytes;
-    let rest = disk_usage(home.root()).saturating_sub(known);
-    let kind = |name, count, bytes, reclaimable| Kind { name, count, bytes, reclaimable };
+    let known = image_bytes + blob_bytes + patch_bytes + sandbox_bytes;
+    let rest = outside_volumes(&home).saturating_sub(known);
+    let kind =
+        |name, count, bytes, reclaimable| Kind { name, count, bytes, counted: true, reclaimable };
     Ok(vec![
         kind("images", Some(images.len()), image_bytes, unused),
         kind("layers", Some(blobs), blob_bytes, layers),
         kind("patches", Some(patches), patch_bytes, unpatched),
         kind("sandboxes", Some(sandboxes.len()), sandbox_bytes, 0),
-        kind("volumes", Some(volumes.len()), volume_bytes, unmounted),
+        Kind {
+            counted: volumes_counted,
+            ..kind("volumes", Some(volumes.len()), volume_bytes, unmounted)
+        },
         kind("other", None, rest, stale),
     ])
+}
+
+/// All of the home but the volumes, in which guests have made what there is.
+fn outside_volumes(home: &Home) -> u64 {
+    let entries = std::fs::read_dir(home.root()).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path()).filter(|path| *path != home.volumes());
+    paths.map(|path| disk_usage(&path)).sum()
 }

@@ -6,7 +6,9 @@ mod rm;
 
 use serde_json::json;
 
-use crate::cli::args::{Global, VolumeCreate, VolumeNames, VolumeResize, Volumes, size};
+use crate::cli::args::{
+    Global, VolumeCreate, VolumeNames, VolumeResize, Volumes, size, size_at_least,
+};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::escape::escape;
 use crate::cli::ui::Ui;
@@ -104,5 +106,5 @@ fn limit(info: &VolumeInfo) -> String {
 
 /// What a volume takes on the disk, in words.
 fn used(info: &VolumeInfo) -> String {
-    format!("{}{}", if info.counted { "" } else { ">" }, size(info.used_bytes))
+    size_at_least(info.used_bytes, info.counted)
 }
