@@ -120,9 +120,10 @@ impl VolumeHandle {
         self.info.row.quota_bytes.map(|bytes| bytes / MIB)
     }
 
-    /// What it takes on the host's disk, in bytes.
+    /// What it takes on the host's disk now, in bytes. The files of a directory are counted for it,
+    /// the first million.
     pub fn used_bytes(&self) -> u64 {
-        self.info.used_bytes
+        self.info.disk_usage().bytes
     }
 
     /// Its labels.

@@ -256,13 +256,23 @@ pub fn find<'a>(
 /// What a file or a directory with everything below it takes on the disk, in bytes; files with
 /// several names once. Symbolic links are not followed, and what cannot be read counts as nothing.
 pub fn disk_usage(path: &Path) -> u64 {
-    disk_usage_within(path, usize::MAX).0
+    disk_usage_within(path, usize::MAX).bytes
 }
 
-/// The same where others decide what is in the directory: at most `most` entries are counted, and the
-/// answer says whether these are all.
-pub fn disk_usage_within(path: &Path, most: usize) -> (u64, bool) {
-    let Ok(meta) = fs::symlink_metadata(path) else { return (0, true) };
+/// What of a disk is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// In bytes.
+    pub bytes: u64,
+    /// Whether all was counted; else it takes more.
+    pub complete: bool,
+}
+
+/// The same where others decide what is in the directory: at most `most` entries are counted.
+pub fn disk_usage_within(path: &Path, most: usize) -> DiskUsage {
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return DiskUsage { bytes: 0, complete: true };
+    };
     let mut bytes = meta.blocks() * 512;
     let mut left = if meta.is_dir() { vec![path.to_owned()] } else { Vec::new() };
     let (mut counted, mut seen) = (0, BTreeSet::new());
@@ -271,7 +281,7 @@ pub fn disk_usage_within(path: &Path, most: usize) -> (u64, bool) {
             counted += 1;
             // Each directory that waits takes a path of memory.
             if counted > most || left.len() > most / WAITING_SHARE {
-                return (bytes, false);
+                return DiskUsage { bytes, complete: false };
             }
             let Ok(meta) = entry.metadata() else { continue };
             if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
@@ -283,5 +293,5 @@ pub fn disk_usage_within(path: &Path, most: usize) -> (u64, bool) {
             }
         }
     }
-    (bytes, true)
+    DiskUsage { bytes, complete: true }
 }

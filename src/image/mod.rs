@@ -50,7 +50,8 @@ pub use digest::{Digest, InvalidDigest};
 pub use disk::DiskBytes;
 pub use error::{ImageError, Reason, TransportError};
 pub use inventory::{
-    FindError, StoredImage, StoredLayer, disk_usage, disk_usage_within, find, list, saving_bytes,
+    DiskUsage, FindError, StoredImage, StoredLayer, disk_usage, disk_usage_within, find, list,
+    saving_bytes,
 };
 pub use limits::TransferLimits;
 pub use load::{LoadSource, LoadedImage};

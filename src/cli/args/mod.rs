@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::image::DiskUsage;
 use crate::runtime::{DriverChoice, InvalidDriver};
 use crate::spec::{Millis, Name};
 
@@ -245,9 +246,9 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// A [`size`] that is no more than a lower bound, unless it is `complete`.
-pub(crate) fn size_at_least(bytes: u64, complete: bool) -> String {
-    format!("{}{}", if complete { "" } else { ">" }, size(bytes))
+/// What is taken of a disk, for people.
+pub(crate) fn disk_size(used: DiskUsage) -> String {
+    format!("{}{}", if used.complete { "" } else { ">" }, size(used.bytes))
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::cli::args::{Format, Formatted, size, size_at_least};
+use crate::cli::args::{Format, Formatted, disk_size, size};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::project;
 use crate::cli::ui::{Table, Tone, Ui};
 use crate::home::Home;
-use crate::image::{PruneOptions, disk_usage, list, prunable};
+use crate::image::{DiskUsage, PruneOptions, disk_usage, list, prunable};
 use crate::reconcile::list_volumes;
 use crate::store::Store;
 
@@ -16,9 +16,7 @@ struct Kind {
     name: &'static str,
     /// Where counting makes sense.
     count: Option<usize>,
-    bytes: u64,
-    /// Whether that is all: of what a guest has made not every file is looked at.
-    counted: bool,
+    used: DiskUsage,
     /// What `msb images prune --all`, or `msb volume prune`, would free.
     reclaimable: u64,
 }
@@ -32,7 +30,7 @@ pub(crate) fn run(ui: &Ui, args: &Formatted) -> Result<Exit, CliError> {
                 table.row([
                     (kind.name.to_owned(), Tone::Plain),
                     (kind.count.map_or_else(|| "-".to_owned(), |n| n.to_string()), Tone::Plain),
-                    (size_at_least(kind.bytes, kind.counted), Tone::Plain),
+                    (disk_size(kind.used), Tone::Plain),
                     (size(kind.reclaimable), Tone::Plain),
                 ]);
             }
@@ -55,8 +53,8 @@ pub(crate) fn run(ui: &Ui, args: &Formatted) -> Result<Exit, CliError> {
             "kinds": kinds.iter().map(|kind| json!({
                 "kind": kind.name,
                 "count": kind.count,
-                "disk_bytes": kind.bytes,
-                "disk_complete": kind.counted,
+                "disk_bytes": kind.used.bytes,
+                "disk_complete": kind.used.complete,
                 "reclaimable_bytes": kind.reclaimable,
             })).collect::<Vec<_>>(),
         }))?,
@@ -92,22 +90,31 @@ fn kinds() -> Result<Vec<Kind>, CliError> {
     let (blob_bytes, sandbox_bytes) = (disk_usage(&home.blobs()), disk_usage(&home.sandboxes()));
     let patches = std::fs::read_dir(home.patches()).map_or(0, |entries| entries.flatten().count());
     let patch_bytes = disk_usage(&home.patches());
-    let volume_bytes = volumes.iter().map(|info| info.used_bytes).sum();
-    let volumes_counted = volumes.iter().all(|info| info.counted);
-    let unmounted = volumes.iter().filter(|info| info.users.is_empty() && !info.row.protect);
-    let unmounted = unmounted.map(|info| info.used_bytes).sum();
+    let (mut in_volumes, mut unmounted) = (DiskUsage { bytes: 0, complete: true }, 0);
+    for info in &volumes {
+        let used = info.disk_usage();
+        in_volumes.bytes += used.bytes;
+        in_volumes.complete &= used.complete;
+        if info.users.is_empty() && !info.row.protect {
+            unmounted += used.bytes;
+        }
+    }
     let known = image_bytes + blob_bytes + patch_bytes + sandbox_bytes;
     let rest = outside_volumes(&home).saturating_sub(known);
-    let kind =
-        |name, count, bytes, reclaimable| Kind { name, count, bytes, counted: true, reclaimable };
+    let kind = |name, count, bytes, reclaimable| {
+        let used = DiskUsage { bytes, complete: true };
+        Kind { name, count, used, reclaimable }
+    };
     Ok(vec![
         kind("images", Some(images.len()), image_bytes, unused),
         kind("layers", Some(blobs), blob_bytes, layers),
         kind("patches", Some(patches), patch_bytes, unpatched),
         kind("sandboxes", Some(sandboxes.len()), sandbox_bytes, 0),
         Kind {
-            counted: volumes_counted,
-            ..kind("volumes", Some(volumes.len()), volume_bytes, unmounted)
+            name: "volumes",
+            count: Some(volumes.len()),
+            used: in_volumes,
+            reclaimable: unmounted,
         },
         kind("other", None, rest, stale),
     ])

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::files::{self, FileError};
 use crate::home::Home;
+use crate::image::{DiskUsage, disk_usage_within};
 use crate::reconcile::journal::{self, CREATE_VOLUME, Entry, NO_PROJECT, RecoverError};
 use crate::rootfs::ext4::{MAX_BYTES, MIN_BYTES};
 use crate::spec::{ByteSize, GuestPath, Mount, MountSource, Name, VolumeKind, VolumeSpec};
@@ -20,6 +21,8 @@ use crate::supervisor;
 
 /// How long another command on volumes is waited for.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most entries of a directory that are looked at for its size: guests decide how many there are.
+const MAX_ENTRIES: usize = 1 << 20;
 
 /// A volume that is to be made, and belongs to no project.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +44,15 @@ pub struct VolumeInfo {
     pub row: VolumeRow,
     /// The disk's file, or the directory.
     pub path: PathBuf,
-    /// What it takes on the disk, in bytes.
-    pub used_bytes: u64,
-    /// Whether all of it was counted.
-    pub counted: bool,
     /// The sandboxes that mount it, running or not.
     pub users: Vec<VolumeUser>,
+}
+
+impl VolumeInfo {
+    /// Counts what it takes on the disk now, at most a million entries of a directory.
+    pub fn disk_usage(&self) -> DiskUsage {
+        disk_usage_within(&self.path, MAX_ENTRIES)
+    }
 }
 
 /// A sandbox that mounts a volume.
@@ -134,9 +140,8 @@ pub fn list_volumes(store: &Store) -> Result<Vec<VolumeInfo>, StoreError> {
     let mut users = users(&store.all_sandboxes()?);
     let home = store.home();
     let info = |row: VolumeRow| {
-        let (used_bytes, counted) = files::used(home, &row);
         let users = users.remove(&(row.project.clone(), row.name.clone())).unwrap_or_default();
-        VolumeInfo { path: volume_path(home, &row), row, used_bytes, counted, users }
+        VolumeInfo { path: volume_path(home, &row), row, users }
     };
     Ok(store.volumes()?.into_iter().map(info).collect())
 }

@@ -6,7 +6,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::home::Home;
-use crate::image::disk_usage_within;
 use crate::reconcile::journal::remove_dirs;
 use crate::rootfs::{self, DiskError};
 use crate::spec::{ByteSize, VolumeKind, VolumeSpec};
@@ -19,8 +18,6 @@ const DIR: &str = "data";
 const RECORD_MAX: u64 = 16 << 20;
 /// What a new directory volume may be used for by others; its directory is private.
 const DIR_MODE: u32 = 0o755;
-/// The most entries of a directory volume that are looked at for its size.
-const MAX_ENTRIES: usize = 1 << 20;
 
 /// Why the files of a volume could not be made, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -129,11 +126,6 @@ pub(super) fn grow(path: &Path, size: ByteSize) -> Result<(), FileError> {
         Ok(())
     };
     grow().map_err(fail(path, "grow the disk"))
-}
-
-/// What a volume takes on the disk, in bytes, and whether all of it was counted.
-pub(super) fn used(home: &Home, row: &VolumeRow) -> (u64, bool) {
-    disk_usage_within(&data(home, &row.id, row.kind), MAX_ENTRIES)
 }
 
 fn sync_dir(path: &Path) -> Result<(), FileError> {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{all, limit, used};
-use crate::cli::args::{Format, Formatted, Global};
+use super::{all, limit};
+use crate::cli::args::{Format, Formatted, Global, disk_size};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::ui::{Table, Tone, Ui};
 use crate::reconcile::VolumeInfo;
@@ -38,7 +38,7 @@ fn text(ui: &Ui, volumes: &[VolumeInfo]) -> Result<(), CliError> {
             (info.row.name.clone(), Tone::Plain),
             (info.row.kind.as_str().to_owned(), Tone::Plain),
             (limit(info), Tone::Plain),
-            (used(info), Tone::Plain),
+            (disk_size(info.disk_usage()), Tone::Plain),
             or_none(users.join(", ")),
             (ago(now - info.row.created_ms), Tone::Plain),
         ]);
@@ -60,6 +60,7 @@ fn ago(ms: i64) -> String {
 /// A volume as JSON.
 pub(super) fn document(info: &VolumeInfo) -> Value {
     let row = &info.row;
+    let used = info.disk_usage();
     json!({
         "id": row.id,
         "project": row.project,
@@ -67,8 +68,8 @@ pub(super) fn document(info: &VolumeInfo) -> Value {
         "kind": row.kind,
         "path": info.path,
         "quota_bytes": row.quota_bytes,
-        "used_bytes": info.used_bytes,
-        "used_complete": info.counted,
+        "used_bytes": used.bytes,
+        "used_complete": used.complete,
         "labels": row.labels,
         "protect": row.protect,
         "origin_file": row.origin_file,

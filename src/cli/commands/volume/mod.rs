@@ -6,9 +6,7 @@ mod rm;
 
 use serde_json::json;
 
-use crate::cli::args::{
-    Global, VolumeCreate, VolumeNames, VolumeResize, Volumes, size, size_at_least,
-};
+use crate::cli::args::{Global, VolumeCreate, VolumeNames, VolumeResize, Volumes, size};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::escape::escape;
 use crate::cli::ui::Ui;
@@ -102,9 +100,4 @@ fn find<'a>(
 /// The size of a volume in words.
 fn limit(info: &VolumeInfo) -> String {
     info.row.quota_bytes.map_or_else(|| "-".to_owned(), size)
-}
-
-/// What a volume takes on the disk, in words.
-fn used(info: &VolumeInfo) -> String {
-    size_at_least(info.used_bytes, info.counted)
 }

@@ -1,10 +1,10 @@
 //! `msb volume prune`.
 
-use super::used;
-use crate::cli::args::{Global, VolumePrune, size};
+use crate::cli::args::{Global, VolumePrune, disk_size, size};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::project;
 use crate::cli::ui::Ui;
+use crate::image::DiskUsage;
 use crate::reconcile::{VolumeInfo, prunable_volumes, remove_volume};
 use crate::store::Store;
 
@@ -14,9 +14,10 @@ pub(super) fn run(ui: &Ui, global: &Global, args: &VolumePrune) -> Result<Exit, 
     if let Some(project) = &global.project {
         found.retain(|info| info.row.project.as_deref() == Some(project.as_str()));
     }
+    let found: Vec<_> = found.into_iter().map(|info| (info.disk_usage(), info)).collect();
     if args.dry_run {
-        for info in &found {
-            ui.data(&format!("volume {} ({})\n", info.row.title(), used(info)))?;
+        for (used, info) in &found {
+            ui.data(&format!("volume {} ({})\n", info.row.title(), disk_size(*used)))?;
         }
         return Ok(Exit::Ok);
     }
@@ -26,9 +27,9 @@ pub(super) fn run(ui: &Ui, global: &Global, args: &VolumePrune) -> Result<Exit, 
     }
     confirm(ui, args.yes, &found)?;
     let (mut removed, mut bytes, mut exit) = (0, 0, Exit::Ok);
-    for info in &found {
+    for (used, info) in &found {
         match remove_volume(&store, &info.row) {
-            Ok(()) => (removed, bytes) = (removed + 1, bytes + info.used_bytes),
+            Ok(()) => (removed, bytes) = (removed + 1, bytes + used.bytes),
             Err(error) => {
                 ui.error(&error.into());
                 exit = Exit::Failed;
@@ -41,15 +42,15 @@ pub(super) fn run(ui: &Ui, global: &Global, args: &VolumePrune) -> Result<Exit, 
 }
 
 /// Asks before `lost` go.
-fn confirm(ui: &Ui, yes: bool, lost: &[VolumeInfo]) -> Result<(), CliError> {
+fn confirm(ui: &Ui, yes: bool, lost: &[(DiskUsage, VolumeInfo)]) -> Result<(), CliError> {
     if yes {
         return Ok(());
     }
-    for info in lost {
+    for (used, info) in lost {
         ui.always(&format!(
             "volume {} ({}) goes, with all that it holds",
             info.row.title(),
-            used(info)
+            disk_size(*used)
         ));
     }
     match ui.confirm("Go on?") {
