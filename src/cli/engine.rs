@@ -395,15 +395,7 @@ fn confirm(ui: &Ui, request: &Request<'_>, plan: &Plan) -> Result<(), CliError> 
             }
         }
     }
-    match ui.confirm("Go on?") {
-        Some(true) => Ok(()),
-        Some(false) => Err(CliError::silent(Exit::Interrupted)),
-        None => Err(CliError::message(
-            Exit::NeedsConfirmation,
-            "this destroys data, and there is nobody to ask",
-        )
-        .hint("`--yes` answers yes; `--dry-run` shows the plan")),
-    }
+    ui.confirm("`--yes` answers yes; `--dry-run` shows the plan")
 }
 
 /// Closes the books.

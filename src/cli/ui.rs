@@ -250,17 +250,22 @@ impl Ui {
         self.always(text.trim_end());
     }
 
-    /// Asks a question; `None` where nobody can answer.
-    pub(crate) fn confirm(&self, question: &str) -> Option<bool> {
+    /// Returns when somebody at the terminal agrees to the loss of what was named. Where there is
+    /// nobody to ask, `instead` says what to do.
+    pub(crate) fn confirm(&self, instead: &str) -> Result<(), CliError> {
         if !(self.err_terminal && io::stdin().is_terminal()) {
-            return None;
+            let message = "this destroys data, and there is nobody to ask";
+            return Err(CliError::message(Exit::NeedsConfirmation, message).hint(instead));
         }
-        self.bars.suspend(|| {
-            eprint!("{question} [y/N] ");
+        let answer = self.bars.suspend(|| {
+            eprint!("Go on? [y/N] ");
             let mut answer = String::new();
-            io::stdin().read_line(&mut answer).ok()?;
-            Some(matches!(answer.trim(), "y" | "Y" | "yes"))
-        })
+            io::stdin().read_line(&mut answer).map(|_| answer)
+        });
+        match answer.as_deref().map(str::trim) {
+            Ok("y" | "Y" | "yes") => Ok(()),
+            _ => Err(CliError::silent(Exit::Interrupted)),
+        }
     }
 
     /// A live line with a spinner and elapsed time; nothing off a terminal.

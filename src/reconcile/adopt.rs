@@ -10,8 +10,8 @@
 //! A record is written before the row that it stands for. Where the two differ, because the command
 //! was killed between them, the next plan sees a difference and makes it right.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,11 +20,10 @@ use crate::home::Home;
 use crate::store::{Durability, NewSandbox, StatusChange, Store, StoreError};
 use crate::supervisor::{ControlClient, StatusEvent};
 
+use super::record;
 use super::volumes::read_record;
 
 const RECORD: &str = "sandbox.json";
-/// Longer than the record of any sandbox that a Sandboxfile can declare.
-const RECORD_MAX: u64 = 16 << 20;
 
 /// The spec columns of a sandbox, and the project that its row belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,14 +67,7 @@ impl Record {
 
     /// The record of a directory; `None` where there is none that makes sense.
     fn read(dir: &Path) -> io::Result<Option<Self>> {
-        let file = match File::open(dir.join(RECORD)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut text = Vec::new();
-        file.take(RECORD_MAX).read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text).ok())
+        record::read(&dir.join(RECORD))
     }
 
     pub(super) fn as_new<'a>(&'a self, id: &'a str) -> NewSandbox<'a> {

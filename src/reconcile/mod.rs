@@ -18,6 +18,7 @@ mod one_off;
 #[cfg(test)]
 mod properties;
 mod pull;
+mod record;
 mod report;
 mod volumes;
 

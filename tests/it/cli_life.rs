@@ -64,49 +64,40 @@ fn a_sandbox_that_is_started_again_and_again_is_shown_and_stopped() {
 
 #[test]
 fn an_edit_ends_a_sandbox_that_has_had_its_time() {
-    let env = Environment::new();
-    let file = |limit: &str| {
-        format!(
-            "name = \"life\"\n[sandbox.web]\nimage = \"./image\"\ncmd = [\"sleep\", \"100000\"]\n\
-             max_duration = \"{limit}\"\n"
-        )
-    };
-    env.write("Sandboxfile", &file("1h"));
-    env.msb("up -d").expect(0);
-    let run = env.row("web").run;
-    env.write("Sandboxfile", &file("1ms"));
-    env.msb("up -d").expect(0);
-    until(&env, "web", |_| false);
-    assert_eq!(env.row("web").run, run, "the edit of a running sandbox needs no new run");
-    let ran = env.msb("ps").expect(0);
-    assert!(ran.stdout.contains("stopped (max_duration)"), "{}", ran.stdout);
-    let ran = env.msb("inspect web").expect(0);
-    assert!(ran.stdout.contains("stopped after its max_duration of 1ms"), "{}", ran.stdout);
+    ended_by_an_edit("max_duration");
 }
 
 #[test]
 fn a_sandbox_that_nobody_uses_is_stopped_and_started_again_by_up() {
+    let env = ended_by_an_edit("idle_timeout");
+    env.write("Sandboxfile", &limited("idle_timeout", "1h"));
+    env.msb("up -d").expect(0);
+    assert_eq!(env.statuses(), ["web running"]);
+}
+
+/// A sandbox `web` with the time limit `key`.
+fn limited(key: &str, limit: &str) -> String {
+    format!(
+        "name = \"life\"\n[sandbox.web]\nimage = \"./image\"\ncmd = [\"sleep\", \"100000\"]\n\
+         {key} = \"{limit}\"\n"
+    )
+}
+
+/// Where an edit of `key` has stopped the sandbox.
+fn ended_by_an_edit(key: &str) -> Environment {
     let env = Environment::new();
-    let file = |limit: &str| {
-        format!(
-            "name = \"life\"\n[sandbox.web]\nimage = \"./image\"\ncmd = [\"sleep\", \"100000\"]\n\
-             idle_timeout = \"{limit}\"\n"
-        )
-    };
-    env.write("Sandboxfile", &file("1h"));
+    env.write("Sandboxfile", &limited(key, "1h"));
     env.msb("up -d").expect(0);
     let run = env.row("web").run;
-    env.write("Sandboxfile", &file("1ms"));
+    env.write("Sandboxfile", &limited(key, "1ms"));
     env.msb("up -d").expect(0);
     until(&env, "web", |_| false);
     assert_eq!(env.row("web").run, run, "the edit of a running sandbox needs no new run");
     let ran = env.msb("ps").expect(0);
-    assert!(ran.stdout.contains("stopped (idle_timeout)"), "{}", ran.stdout);
+    assert!(ran.stdout.contains(&format!("stopped ({key})")), "{}", ran.stdout);
     let ran = env.msb("inspect web").expect(0);
-    assert!(ran.stdout.contains("stopped after its idle_timeout of 1ms"), "{}", ran.stdout);
-    env.write("Sandboxfile", &file("1h"));
-    env.msb("up -d").expect(0);
-    assert_eq!(env.statuses(), ["web running"]);
+    assert!(ran.stdout.contains(&format!("stopped after its {key} of 1ms")), "{}", ran.stdout);
+    env
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The files of a volume.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::home::Home;
 use crate::reconcile::journal::remove_dirs;
+use crate::reconcile::record;
 use crate::rootfs::{self, DiskError};
 use crate::spec::{ByteSize, VolumeKind, VolumeSpec};
 use crate::store::VolumeRow;
@@ -14,8 +15,6 @@ use crate::store::VolumeRow;
 const RECORD: &str = "volume.json";
 const DISK: &str = "data.ext4";
 const DIR: &str = "data";
-/// Longer than the record of any volume that a Sandboxfile can declare.
-const RECORD_MAX: u64 = 16 << 20;
 /// What a new directory volume may be used for by others; its directory is private.
 const DIR_MODE: u32 = 0o755;
 
@@ -98,14 +97,7 @@ pub(super) fn write_record(dir: &Path, row: &VolumeRow) -> Result<(), FileError>
 
 /// The record of a directory; `None` where there is none that makes sense.
 pub(in crate::reconcile) fn read_record(dir: &Path) -> io::Result<Option<VolumeRow>> {
-    let file = match File::open(dir.join(RECORD)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut text = Vec::new();
-    file.take(RECORD_MAX).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text).ok())
+    record::read(&dir.join(RECORD))
 }
 
 /// Removes the directory of volume `id`, and what was made for it.

@@ -18,15 +18,7 @@ pub(super) fn run(ui: &Ui, args: &Prune) -> Result<Exit, CliError> {
     // Without `--all` nothing goes that anything names.
     if args.all && !args.yes && !found.images.is_empty() {
         ui.always(described(&found).trim_end());
-        match ui.confirm("Remove them?") {
-            Some(true) => {}
-            Some(false) => return Err(CliError::silent(Exit::Interrupted)),
-            None => {
-                let message = "this removes images, and there is nobody to ask";
-                return Err(CliError::message(Exit::NeedsConfirmation, message)
-                    .hint("`--yes` answers yes; `--dry-run` shows what would go"));
-            }
-        }
+        ui.confirm("`--yes` answers yes; `--dry-run` shows what would go")?;
     }
     // Also where nothing was found: locks of killed commands are not worth being told.
     let done = prune(&store, &found)?;

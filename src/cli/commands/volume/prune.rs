@@ -53,13 +53,5 @@ fn confirm(ui: &Ui, yes: bool, lost: &[(DiskUsage, VolumeInfo)]) -> Result<(), C
             disk_size(*used)
         ));
     }
-    match ui.confirm("Go on?") {
-        Some(true) => Ok(()),
-        Some(false) => Err(CliError::silent(Exit::Interrupted)),
-        None => Err(CliError::message(
-            Exit::NeedsConfirmation,
-            "this destroys data, and there is nobody to ask",
-        )
-        .hint("`--yes` answers yes")),
-    }
+    ui.confirm("`--yes` answers yes")
 }
