@@ -166,7 +166,12 @@ impl Checker<'_> {
             (Value::Float, Some(_), _) => {
                 problem.help(format!("write `\"{}\"`", self.files.slice(node.span)))
             }
-            _ => problem.label(node.kind()),
+            _ => match ty.as_table().and_then(TableDef::spelling) {
+                Some(spelling) => {
+                    problem.label(node.kind()).help(format!("write a table: {spelling}"))
+                }
+                None => problem.label(node.kind()),
+            },
         };
         self.sink.add(self.files, problem);
     }

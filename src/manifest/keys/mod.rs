@@ -119,6 +119,15 @@ impl TableDef {
             Rule::Required(_) | Rule::AnyOf(_) | Rule::Together(..) | Rule::Needs(..) => None,
         })
     }
+
+    /// How it is written, where one of several keys says what it is: `{ bind = … }` or `{ tmpfs = … }`.
+    pub(crate) fn spelling(&self) -> Option<String> {
+        let keys = self.rules.iter().find_map(|rule| match rule {
+            Rule::ExactlyOne(keys) => Some(*keys),
+            _ => None,
+        })?;
+        Some(either(keys.iter().map(|key| format!("`{{ {key} = … }}`"))))
+    }
 }
 
 /// `a`, `b` or `c`.
