@@ -446,6 +446,7 @@ fn report(
         if !step.optional && (exit == Exit::Ok || exit == Exit::Failed) {
             exit = code;
         }
+        let told = error.to_string();
         match error {
             HostError::Patch { sandbox, source } => {
                 ui.diagnostic(&patches::diagnostic(&sandbox, source, origins));
@@ -453,7 +454,7 @@ fn report(
             error => ui.error(&CliError::from(error)),
         }
         if let ResourceId::Sandbox(name) = &step.resource {
-            last_words::say(ui, home, store, &plan.project, name);
+            last_words::say(ui, home, store, (&plan.project, name), &told);
         }
     }
     Done { exit, started, interrupted: outcome.interrupted, owner: None }

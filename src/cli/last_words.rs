@@ -18,8 +18,14 @@ const LINES: usize = 10;
 const TAIL_BYTES: u64 = 4 << 10;
 
 /// Prints the last lines that the workload of the last run wrote, or, where it wrote nothing, those
-/// of the boot console and the supervisor.
-pub(crate) fn say(ui: &Ui, home: &Home, store: &SharedStore, project: &Name, name: &Name) {
+/// of the boot console and the supervisor which the error that was `told` does not quote.
+pub(crate) fn say(
+    ui: &Ui,
+    home: &Home,
+    store: &SharedStore,
+    (project, name): (&Name, &Name),
+    told: &str,
+) {
     let Ok(Some(row)) = lock(store).sandbox(project.as_str(), name.as_str()) else { return };
     let paths = SandboxPaths::new(home, &row.id);
     let started = u64::try_from(row.started_ms.unwrap_or(0)).unwrap_or(0);
@@ -37,8 +43,7 @@ pub(crate) fn say(ui: &Ui, home: &Home, store: &SharedStore, project: &Name, nam
         [("its boot console", paths.console_log()), ("its supervisor", paths.supervisor_log())]
     {
         let mut lines = tail(&path);
-        // The error that is shown with this may quote them.
-        lines.retain(|line| row.error.as_ref().is_none_or(|told| !told.contains(line.trim())));
+        lines.retain(|line| !told.contains(line.trim()));
         if !lines.is_empty() {
             ui.always(&format!("the last lines of {what} ({name}):"));
             for line in lines {
