@@ -7,12 +7,13 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 
+use msb_protocol::mux;
 use rustix::process::setsid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// What is passed on at a time, in bytes.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 2 * mux::PAYLOAD;
 
 /// Why there are no more bytes to pass on.
 pub(crate) enum Stopped {

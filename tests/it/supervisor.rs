@@ -243,7 +243,8 @@ async fn a_supervisor_keeps_nothing_of_its_parent() {
     assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), PathBuf::from("/"));
     for process in [up.launched.pid, vm] {
         for entry in fs::read_dir(format!("/proc/{process}/fd")).unwrap() {
-            let target = fs::read_link(entry.unwrap().path()).unwrap();
+            // One that is open for a moment only may be gone.
+            let Ok(target) = fs::read_link(entry.unwrap().path()) else { continue };
             assert_ne!(target, PathBuf::from("/etc/passwd"), "process {process}");
         }
     }

@@ -35,8 +35,8 @@ const YAMUX_STREAMS: usize = 4 * MAX_STREAMS;
 /// The sum of all receive windows, in bytes: what yamux grants each stream at first.
 const MAX_WINDOW: usize = YAMUX_STREAMS * yamux::DEFAULT_CREDIT as usize;
 /// The payload of one yamux frame, in bytes. With its header it is below the 32 KiB that a
-/// virtio-console port takes in one write.
-const SPLIT: usize = (32 << 10) - 64;
+/// virtio-console port takes in one write. Who passes on much does so in multiples of it.
+pub const PAYLOAD: usize = (32 << 10) - 64;
 /// Streams that a server has accepted or holds ready; more are reset. A client's stream that is
 /// closed there may not be closed here yet.
 const ACCEPT_LIMIT: usize = 2 * MAX_STREAMS;
@@ -133,7 +133,7 @@ fn driver<T: AsyncRead + AsyncWrite + Unpin>(
     config.set_max_connection_receive_window(None);
     config.set_max_num_streams(YAMUX_STREAMS);
     config.set_max_connection_receive_window(Some(MAX_WINDOW));
-    config.set_split_send_size(SPLIT);
+    config.set_split_send_size(PAYLOAD);
     let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
     let wire = Wire::new(io);
     let held = wire.held();

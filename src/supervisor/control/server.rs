@@ -9,13 +9,14 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use msb_protocol::mux::{MuxStream, Opener};
+use msb_protocol::mux::{self, MuxStream, Opener};
 use msb_protocol::{Request, read_frame, write_message};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::runtime::release_code;
 use crate::supervisor::activity::InUse;
 use crate::supervisor::growth;
 use crate::supervisor::metrics::{self, HostSide};
@@ -33,7 +34,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after a connection could not be accepted (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// One read of a spliced stream, in bytes.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 2 * mux::PAYLOAD;
 
 /// A request that the owner of the VM decides on.
 #[derive(Debug)]
@@ -90,6 +91,13 @@ impl Clients {
         let _ = tokio::time::timeout(time, async { while clients.join_next().await.is_some() {} })
             .await;
     }
+
+    /// How many there are.
+    fn count(&self) -> usize {
+        let mut set = self.0.borrow_mut();
+        while set.try_join_next().is_some() {}
+        set.len()
+    }
 }
 
 /// Serves clients until it is dropped. Must run inside a `LocalSet`.
@@ -100,8 +108,18 @@ pub(in crate::supervisor) async fn serve(
     status: watch::Receiver<StatusEvent>,
 ) {
     let me = rustix::process::geteuid().as_raw();
+    let left = Rc::new(Notify::new());
     loop {
-        let stream = match socket.0.accept().await {
+        let accepted = tokio::select! {
+            accepted = socket.0.accept() => accepted,
+            () = left.notified() => {
+                if clients.count() == 0 {
+                    rest();
+                }
+                continue;
+            }
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");
@@ -113,16 +131,27 @@ pub(in crate::supervisor) async fn serve(
             tracing::warn!("a client of another user was turned away");
             continue;
         }
+        let count = clients.count();
         let mut set = clients.0.borrow_mut();
-        while set.try_join_next().is_some() {}
-        if set.len() >= MAX_CLIENTS {
+        if count >= MAX_CLIENTS {
             // Some are told why; more just see the connection end.
-            if set.len() < MAX_CLIENTS + MAX_REFUSALS {
+            if count < MAX_CLIENTS + MAX_REFUSALS {
                 set.spawn_local(deny(stream, DeniedReason::TooManyClients));
             }
             continue;
         }
-        set.spawn_local(attend(stream, asked.clone(), status.clone()));
+        let (asked, status, left) = (asked.clone(), status.clone(), left.clone());
+        set.spawn_local(async move {
+            attend(stream, asked, status).await;
+            left.notify_one();
+        });
+    }
+}
+
+/// Nobody is there any more.
+fn rest() {
+    if let Err(error) = release_code() {
+        tracing::debug!(%error, "the code stays in memory");
     }
 }
 
