@@ -71,7 +71,7 @@ pub fn spawn(
     sandbox: &str,
     require_jail: bool,
 ) -> io::Result<FileServer> {
-    spawn_program(&std::env::current_exe()?, shares, stream, sandbox, require_jail)
+    spawn_program(&crate::runtime::program()?, shares, stream, sandbox, require_jail)
 }
 
 /// The same with the executable that has `__files`.

@@ -48,8 +48,6 @@ pub(super) struct Layer {
     pub(super) part: FilePart,
     /// Whether its digest has been checked; else the reader has to.
     pub(super) verified: bool,
-    /// Where it has been stored by this pull, or will be.
-    pub(super) stored: Option<PathBuf>,
     /// While it arrives; it ends when its digest has been checked.
     pub(super) growing: Option<Arc<Growing>>,
 }
@@ -159,7 +157,7 @@ impl Downloader<'_> {
         if let Some(part) = open_whole(&path, blob).await? {
             self.progress.event(ProgressEvent::Downloaded { layer: index });
             self.hold(&path, &part)?;
-            return Ok(Layer { part, verified: true, stored: None, growing: None });
+            return Ok(Layer { part, verified: true, growing: None });
         }
         let part_path = path.with_extension("part");
         let mut part = resume(part_path.clone(), blob.size_bytes, lock.clone()).await?;
@@ -168,7 +166,7 @@ impl Downloader<'_> {
             let taker = if resumed { &mut None } else { &mut *taker };
             part = match self.transfer(index, blob, part, taker).await? {
                 Transfer::Local(part) => {
-                    return Ok(Layer { part, verified: false, stored: None, growing: None });
+                    return Ok(Layer { part, verified: false, growing: None });
                 }
                 Transfer::Done(part) => part,
             };
@@ -194,7 +192,7 @@ impl Downloader<'_> {
         if let Some(feed) = part.feed.take() {
             feed.complete();
         }
-        Ok(Layer { part: whole, verified: true, stored: Some(path), growing: None })
+        Ok(Layer { part: whole, verified: true, growing: None })
     }
 
     /// Keeps a stored layer. Called under the lock of the blob, so it has not been removed.
@@ -229,10 +227,14 @@ impl Downloader<'_> {
                 }
                 Ok(Blob::Stream { start, body }) => {
                     if start < part.len {
+                        // What has been read of it cannot be taken back, but is here for another try.
+                        if part.feed.is_some() {
+                            return Err(Reason::StartedOver { what: blob.what.clone() });
+                        }
                         part = part.restart()?;
                     }
                     if let Some(taker) = taker.take() {
-                        let _ = taker.send(part.growing_layer(blob, &self.dir)?);
+                        let _ = taker.send(part.growing_layer(blob)?);
                     }
                     let (rest, outcome) = self.receive(index, blob, part, body).await?;
                     part = rest;
@@ -306,24 +308,18 @@ enum Transfer {
 
 impl Part {
     /// The layer that this becomes, to be read from here on.
-    fn growing_layer(&mut self, blob: &Descriptor, dir: &Path) -> Result<Layer, Reason> {
+    fn growing_layer(&mut self, blob: &Descriptor) -> Result<Layer, Reason> {
         let file = self.file.try_clone();
         let file = file.map_err(|e| file_error(&self.path, "cannot be opened", e))?;
         let part = FilePart { file: Arc::new(file), offset: 0, size_bytes: blob.size_bytes };
         let feed = Feed::default();
         feed.grown(self.len);
         let growing = Some(self.feed.insert(feed).growing());
-        let stored = Some(blob_file(dir, &blob.digest));
-        Ok(Layer { part, verified: true, stored, growing })
+        Ok(Layer { part, verified: true, growing })
     }
 
     fn restart(mut self) -> Result<Self, Reason> {
-        let empty = || self.file.set_len(0);
-        let emptied = match &self.feed {
-            Some(feed) => feed.restart(empty),
-            None => empty(),
-        };
-        emptied.map_err(|e| file_error(&self.path, "cannot be emptied", e))?;
+        self.file.set_len(0).map_err(|e| file_error(&self.path, "cannot be emptied", e))?;
         self.hasher = Hasher::default();
         self.len = 0;
         Ok(self)

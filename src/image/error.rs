@@ -262,9 +262,33 @@ pub enum Reason {
         /// Why.
         source: StoreError,
     },
+    /// A blob comes from its start again, when some of it has been unpacked.
+    #[error("{what}: the registry begins it again and again")]
+    StartedOver {
+        /// Which blob.
+        what: String,
+    },
     /// A thread of this process ended early.
     #[error("the work was cancelled")]
     Cancelled,
+}
+
+impl Reason {
+    /// Whether nothing that came is of use to another try: the image is wrong, or there is no room.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::DigestMismatch { .. }
+            | Self::DiffIdMismatch { .. }
+            | Self::Truncated { .. }
+            | Self::TooLarge { .. }
+            | Self::Document { .. }
+            | Self::Decompress { .. }
+            | Self::Unpacked { .. }
+            | Self::Build { .. } => true,
+            Self::File { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
 }
 
 /// An error of the HTTP client.
@@ -350,7 +374,9 @@ impl ImageError {
                     "does it run? if it speaks plain HTTP, set `insecure = true` in [registry.\"{registry}\"]"
                 )
             }
-            Reason::Transport { .. } | Reason::Stalled { .. } => {
+            Reason::Transport { .. }
+            | Reason::Stalled { .. }
+            | Reason::StartedOver { .. } => {
                 "check the network and run it again: what has arrived is kept".into()
             }
             Reason::Status { status, .. } if *status == 429 || *status >= 500 => {

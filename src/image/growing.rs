@@ -13,7 +13,7 @@ pub(super) struct Growing {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct State {
     /// Bytes that are there.
     len: u64,
@@ -33,17 +33,18 @@ impl Growing {
     }
 
     /// Has `read` take what there is beyond `position`, of which it is told the end; waits until there
-    /// is something, or all of it has been there. The file does not shrink meanwhile.
+    /// is something, or all of it has been there.
     pub(super) fn read_beyond(
         &self,
         position: u64,
         read: impl FnOnce(u64) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let state = self.wait(|state| state.len > position || state.ended.is_some());
-        match state.ended {
+        let State { len, ended } =
+            *self.wait(|state| state.len > position || state.ended.is_some());
+        match ended {
             Some(false) => Err(io::Error::other("the rest has not come")),
-            Some(true) if state.len <= position => Ok(0),
-            Some(true) | None => read(state.len),
+            Some(true) if len <= position => Ok(0),
+            Some(true) | None => read(len),
         }
     }
 
@@ -71,13 +72,6 @@ impl Feed {
     /// So many bytes are there.
     pub(super) fn grown(&self, len: u64) {
         self.change(|state| state.len = len);
-    }
-
-    /// Has `empty` empty the file, which is written again from its start.
-    pub(super) fn restart(&self, empty: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut state = self.0.state();
-        state.len = 0;
-        empty()
     }
 
     /// Everything has come and is right.
@@ -120,20 +114,5 @@ mod tests {
         assert!(growing.read_beyond(3, |_| Ok(0)).is_err());
         assert!(growing.read_beyond(0, |_| Ok(3)).is_err());
         assert!(!growing.is_whole());
-    }
-
-    #[test]
-    fn what_is_written_again_is_waited_for_again() {
-        let feed = Feed::default();
-        let growing = feed.growing();
-        feed.grown(3);
-        feed.restart(|| Ok(())).unwrap();
-        std::thread::scope(|scope| {
-            let read = || growing.read_beyond(2, |end| Ok(usize::try_from(end).unwrap())).unwrap();
-            let reader = scope.spawn(read);
-            feed.grown(2);
-            feed.grown(5);
-            assert_eq!(reader.join().unwrap(), 5);
-        });
     }
 }

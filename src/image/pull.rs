@@ -148,9 +148,9 @@ pub(super) async fn take(
         Some(record) => Made::found(record),
         None => {
             let job = Job { cache, source, wanted, keep_local, progress };
-            job.make(resolved).await.inspect_err(|_| {
-                if keep_local {
-                    // What is a file elsewhere need not be kept to be continued.
+            job.make_whole(&resolved).await.inspect_err(|reason| {
+                // What is a file elsewhere need not be kept to be continued.
+                if keep_local || reason.is_final() {
                     let names = layers.iter().flat_map(|layer| part_names(layer.digest.hex()));
                     let _ = sweep(&cache.home, &*cache.rows, &names.collect(), false);
                 }
@@ -199,8 +199,19 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// The image, of which each layer may come once more from its start.
+    async fn make_whole(&self, resolved: &Resolved) -> Result<Made, Reason> {
+        for _ in &resolved.manifest.layers {
+            match self.make(resolved).await {
+                Err(Reason::StartedOver { .. }) => {}
+                made => return made,
+            }
+        }
+        self.make(resolved).await
+    }
+
     /// The image under the lock of its digest.
-    async fn make(&self, resolved: Resolved) -> Result<Made, Reason> {
+    async fn make(&self, resolved: &Resolved) -> Result<Made, Reason> {
         let Self { cache, source, wanted, progress, .. } = *self;
         let lock_file = image_lock(&cache.home.blobs(), resolved.digest.hex());
         let lock = FileLock::acquire(lock_file, || progress.event(ProgressEvent::Waiting)).await?;
@@ -213,10 +224,10 @@ impl Job<'_> {
         let row = row.map_err(|source| Reason::Rows { source })?;
         let built = fs::metadata(&path).ok().filter(|meta| row.is_none() && meta.is_file());
         // Without a row, its layers are ones of no image to anybody else.
-        let kept = built.as_ref().map_or_else(Vec::new, |_| self.stored_layers(&resolved));
+        let kept = built.as_ref().map_or_else(Vec::new, |_| self.stored_layers(resolved));
         super::leftovers::clean(&cache.home, &*cache.rows);
         let bytes = fetch(source, &resolved.manifest.config, &cache.limits).await?;
-        let file = checked_config(&bytes, &resolved, wanted)?;
+        let file = checked_config(&bytes, resolved, wanted)?;
         let record = |size_bytes| ImageRecord {
             digest: resolved.digest.to_string(),
             config: file.config.clone(),
@@ -226,12 +237,13 @@ impl Job<'_> {
         };
         if let Some(meta) = built {
             let record = record(meta.len());
-            let documents = Some(ImageDocuments { manifest: resolved.bytes, config: bytes });
+            let documents =
+                Some(ImageDocuments { manifest: resolved.bytes.clone(), config: bytes });
             return Ok(Made { record, cached: true, documents, _lock: Some(lock), _layers: kept });
         }
-        let (size_bytes, lock, layers) = self.transfer(&resolved, &file, &path, lock).await?;
+        let (size_bytes, lock, layers) = self.transfer(resolved, &file, &path, lock).await?;
         let record = record(size_bytes);
-        let documents = Some(ImageDocuments { manifest: resolved.bytes, config: bytes });
+        let documents = Some(ImageDocuments { manifest: resolved.bytes.clone(), config: bytes });
         Ok(Made { record, cached: false, documents, _lock: Some(lock), _layers: layers })
     }
 
@@ -399,11 +411,7 @@ impl Output {
             (_, Err(error)) => Err(build_error(error, &self.tmp)),
             (None, Ok(_)) => Ok(()),
         };
-        // Of an image that cannot be made, nothing that came for it is kept.
-        built.inspect_err(|_| {
-            let whole = begun.iter().filter(|source| source.is_whole());
-            whole.filter_map(Source::stored).for_each(remove);
-        })?;
+        built?;
         self.publish_as(&own, path)
     }
 

@@ -10,8 +10,7 @@
 //! The end of the stream is told only after the digests fit, so that who reads to the end has
 //! what the image says.
 
-use std::io::{self, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, Cursor, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -32,7 +31,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that wait for the hash.
 const HASH_QUEUE: usize = 8;
 /// Chunks that wait for the reader, which may have another layer to read first.
-const QUEUE: usize = 192;
+const QUEUE: usize = 64;
 const PROGRESS_STEP_BYTES: u64 = 1 << 20;
 
 /// What the layers of one build share.
@@ -84,22 +83,12 @@ pub(super) struct LayerReader {
 
 /// What a reader reads, once it has come.
 #[derive(Clone, Default)]
-pub(super) struct Source(Arc<OnceLock<Come>>);
-
-struct Come {
-    stored: Option<PathBuf>,
-    growing: Option<Arc<Growing>>,
-}
+pub(super) struct Source(Arc<OnceLock<Option<Arc<Growing>>>>);
 
 impl Source {
     /// Waits until it has come in full; says whether it has.
     pub(super) fn is_whole(&self) -> bool {
-        self.0.get().is_some_and(|come| come.growing.as_ref().is_none_or(|g| g.is_whole()))
-    }
-
-    /// Where this pull has stored it.
-    pub(super) fn stored(&self) -> Option<&Path> {
-        self.0.get()?.stored.as_deref()
+        self.0.get().is_some_and(|growing| growing.as_ref().is_none_or(|g| g.is_whole()))
     }
 }
 
@@ -119,8 +108,7 @@ impl LayerReader {
             let Ok(layer) = coming.blocking_recv() else {
                 return in_thread.fail(Reason::Cancelled);
             };
-            let come = Come { stored: layer.stored.clone(), growing: layer.growing.clone() };
-            let _ = told.0.set(come);
+            let _ = told.0.set(layer.growing.clone());
             match task.run(layer, &in_thread, &queue) {
                 Ok(true) => drop(queue.send(Message::End)),
                 // The reader has gone: its build failed for a reason of its own.
@@ -270,22 +258,28 @@ impl Read for Compressed {
 
 /// The compression is read off the first bytes: media types in the wild are wrong about it.
 enum Decoder {
-    Plain(BufReader<Compressed>),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Compressed>>>),
-    Zstd(zstd::stream::read::Decoder<'static, BufReader<Compressed>>),
+    Plain(Input),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Input>>),
+    Zstd(zstd::stream::read::Decoder<'static, Input>),
 }
+
+/// The first bytes, which have been looked at, and the rest.
+type Input = BufReader<io::Chain<Cursor<Vec<u8>>, Compressed>>;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 impl Decoder {
-    fn new(compressed: Compressed) -> io::Result<Self> {
-        use io::BufRead as _;
-        let mut input = BufReader::with_capacity(CHUNK_BYTES, compressed);
-        let start = input.fill_buf()?;
-        Ok(if start.starts_with(&GZIP_MAGIC) {
+    fn new(mut compressed: Compressed) -> io::Result<Self> {
+        let mut start = Vec::new();
+        // One read may bring less of what is still arriving.
+        compressed.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut start)?;
+        let compression = start.clone();
+        let input =
+            BufReader::with_capacity(CHUNK_BYTES, io::Read::chain(Cursor::new(start), compressed));
+        Ok(if compression.starts_with(&GZIP_MAGIC) {
             Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input)))
-        } else if start.starts_with(&ZSTD_MAGIC) {
+        } else if compression.starts_with(&ZSTD_MAGIC) {
             Self::Zstd(zstd::stream::read::Decoder::with_buffer(input)?)
         } else {
             Self::Plain(input)
@@ -293,11 +287,12 @@ impl Decoder {
     }
 
     fn into_inner(self) -> Compressed {
-        match self {
-            Self::Plain(input) => input.into_inner(),
-            Self::Gzip(decoder) => decoder.into_inner().into_inner(),
-            Self::Zstd(decoder) => decoder.finish().into_inner(),
-        }
+        let input = match self {
+            Self::Plain(input) => input,
+            Self::Gzip(decoder) => decoder.into_inner(),
+            Self::Zstd(decoder) => decoder.finish(),
+        };
+        input.into_inner().into_inner().1
     }
 }
 
@@ -330,7 +325,7 @@ mod tests {
         file.write_all(stored).unwrap();
         let size_bytes = stored.len() as u64;
         let part = FilePart { file: Arc::new(file), offset: 0, size_bytes };
-        let layer = Layer { part, verified, stored: None, growing: None };
+        let layer = Layer { part, verified, growing: None };
         let digest = Digest::of(stored);
         let blob = Descriptor { what: format!("layer {digest}"), digest, size_bytes };
         let shared = Unpacking::new(limit, Arc::new(NoProgress));

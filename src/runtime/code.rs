@@ -1,12 +1,27 @@
-//! The pages of this program's code in the memory of this process.
+//! This program: its file, and its code in the memory of this process.
 #![allow(clippy::disallowed_methods, reason = "this module reads what the kernel maps")]
 
 use std::ffi::c_void;
 use std::fs;
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use rustix::mm::{Advice, madvise};
+
+/// What the kernel adds to the name of a file that has gone.
+const DELETED: &str = " (deleted)";
+
+/// The file of this program, to start another process of it. One that was replaced since this process
+/// was started is the new one: the kernel calls the old one deleted.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn program() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    let replaced = path.to_str().and_then(|path| path.strip_suffix(DELETED)).map(PathBuf::from);
+    Ok(replaced.filter(|new| new.exists()).unwrap_or(path))
+}
 
 /// Takes the program's code out of this process; what is needed of it comes back from the page cache by
 /// itself. Starting a sandbox maps most of it, waiting needs next to none, and there is a process that

@@ -87,7 +87,7 @@ impl Krun {
                 help: "use the qemu driver, which emulates: `--driver qemu`".to_owned(),
             });
         }
-        let program = std::env::current_exe().map_err(|error| Unavailable {
+        let program = super::program().map_err(|error| Unavailable {
             reason: format!("the path of this program is not known: {error}"),
             help: "mount /proc".to_owned(),
         })?;

@@ -29,7 +29,7 @@ pub mod setup;
 
 pub use agent_binary::AGENT;
 pub use child::start_time;
-pub use code::release_code;
+pub use code::{program, release_code};
 pub use command::{Disk, Kernel, Passed, PassedFd, Role, Shared, VmCommand, VmConfig, shared_at};
 pub use driver::{
     Capabilities, Chosen, Driver, DriverChoice, IncompleteJail, InvalidDriver, JailReport,

@@ -54,6 +54,8 @@ impl Later {
 pub(super) struct Files {
     /// Nothing is mounted of what is shared.
     later: Option<Later>,
+    /// Why it could not be started.
+    failed: Option<String>,
     /// It runs, and nobody waits for its end yet.
     server: Option<FileServer>,
     /// Ends with the file server, and ends it.
@@ -83,11 +85,16 @@ impl Files {
         vm: &Arc<dyn Vm>,
         notices: &mpsc::Sender<Notice>,
     ) -> Result<(), String> {
-        if let Some(later) = self.later.take() {
-            self.server = Some(later.start()?);
-            self.watch(vm, notices);
+        match self.later.take().map(Later::start) {
+            Some(Ok(server)) => {
+                self.server = Some(server);
+                self.watch(vm, notices);
+            }
+            // Its stream has gone with it.
+            Some(Err(why)) => self.failed = Some(why),
+            None => {}
         }
-        Ok(())
+        self.failed.clone().map_or(Ok(()), Err)
     }
 
     /// Waits for the end of the file server, whose VM has ended.

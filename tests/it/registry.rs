@@ -412,17 +412,25 @@ fn a_file_that_does_not_fit_its_row_is_made_again() {
     assert!(fs::read(&record.file).unwrap() == whole);
 }
 
-/// Serves the big image, but breaks each layer's first connection in the middle.
+/// Serves the big image, but breaks the first connection of each of these layers in the middle.
 fn cutting(content: Content, layers: Vec<String>) -> Liar {
+    cutting_at(content, layers, |length| length / 2)
+}
+
+fn cutting_at(
+    content: Content,
+    layers: Vec<String>,
+    at: impl Fn(usize) -> usize + Send + Sync + 'static,
+) -> Liar {
     let cut = Mutex::new(layers);
     Liar::start(move |seen| {
         let mut cut = cut.lock().unwrap();
-        let Some(at) = cut.iter().position(|digest| seen.is_blob(digest)) else {
+        let Some(found) = cut.iter().position(|digest| seen.is_blob(digest)) else {
             return content.serve(seen);
         };
-        let digest = cut.swap_remove(at);
+        let digest = cut.swap_remove(found);
         let bytes = &content.blobs.0[&digest];
-        Reply::body(Body::Cut(bytes[..bytes.len() / 2].to_vec()))
+        Reply::body(Body::Cut(bytes[..at(bytes.len())].to_vec()))
             .with("content-length", bytes.len().to_string())
     })
 }
@@ -486,6 +494,53 @@ fn an_interrupted_pull_is_continued_by_the_next() {
     }
     let resumed = liar.seen().iter().filter(|seen| seen.header("range").is_some()).count();
     assert!(resumed >= 1, "nothing was resumed");
+    assert_eq!(fixture.names().len(), 1 + made.layers.len(), "{:?}", fixture.names());
+}
+
+#[test]
+fn a_layer_that_breaks_costs_no_other() {
+    let (content, made) = big_image();
+    let mut limits = quick_limits();
+    // The lowest comes last.
+    (limits.attempts, limits.parallel_downloads) = (1, 1);
+    let fixture = Fixture::with(limits);
+    let liar = cutting(content, vec![made.layers[0].clone()]);
+    let (image, access) = (oci(format!("{}/app", liar.host)), insecure(&liar.host));
+    fixture.pull(&image, &access).unwrap_err();
+    fixture.pull(&image, &access).unwrap();
+    let asked = |digest: &String| liar.seen().iter().filter(|seen| seen.is_blob(digest)).count();
+    assert_eq!(made.layers.iter().map(asked).collect::<Vec<_>>(), [2, 1, 1]);
+}
+
+#[test]
+fn a_layer_may_begin_byte_by_byte() {
+    for first in 1..4 {
+        let (content, made) = big_image();
+        let liar = cutting_at(content, made.layers.clone(), move |_| first);
+        let fixture = Fixture::with(quick_limits());
+        fixture.pull(&oci(format!("{}/app", liar.host)), &insecure(&liar.host)).unwrap();
+    }
+}
+
+/// What came first has been unpacked when the registry begins again, with something else.
+#[test]
+fn a_layer_may_begin_again_as_another() {
+    let (content, made) = big_image();
+    let wrong = Mutex::new(made.layers.clone());
+    let liar = Liar::start(move |seen| {
+        let Some(digest) = content.blobs.0.keys().find(|digest| seen.is_blob(digest)) else {
+            return content.serve(seen);
+        };
+        let mut wrong = wrong.lock().unwrap();
+        let Some(at) = wrong.iter().position(|layer| layer == digest) else {
+            return Reply::ok(content.blobs.0[digest].clone());
+        };
+        wrong.swap_remove(at);
+        let length = content.blobs.0[digest].len();
+        Reply::body(Body::Cut(noise(9, length / 2))).with("content-length", length.to_string())
+    });
+    let fixture = Fixture::with(quick_limits());
+    fixture.pull(&oci(format!("{}/app", liar.host)), &insecure(&liar.host)).unwrap();
     assert_eq!(fixture.names().len(), 1 + made.layers.len(), "{:?}", fixture.names());
 }
 

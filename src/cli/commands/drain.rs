@@ -18,7 +18,6 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Drain) -> Result<Exit, CliErr
         return Ok(Exit::Ok);
     }
     interrupt::runtime()?.block_on(async {
-        let mut interrupts = interrupt::Interrupts::listen()?;
         let mut ends = JoinSet::new();
         let mut exit = Exit::Ok;
         for row in rows {
@@ -46,12 +45,19 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Drain) -> Result<Exit, CliErr
                 (supervisor::wait_until(&home, &row.id, |_| false).await, row.name)
             });
         }
+        let mut interrupts = interrupt::Interrupts::listen()?;
         loop {
             tokio::select! {
                 ended = ends.join_next() => {
                     let Some(ended) = ended else { return Ok(exit) };
                     let (ended, name) = ended.map_err(|error| CliError::new(Exit::Failed, error))?;
-                    ui.say(&format!("sandbox {name}: {}", ended?.status));
+                    match ended {
+                        Ok(event) => ui.say(&format!("sandbox {name}: {}", event.status)),
+                        Err(error) => {
+                            ui.error(&error.into());
+                            exit = Exit::Failed;
+                        }
+                    }
                 }
                 // What has begun goes on.
                 () = interrupts.next() => return Ok(Exit::Interrupted),

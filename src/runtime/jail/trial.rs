@@ -21,7 +21,7 @@ pub fn trial(driver: &dyn Driver) -> io::Result<JailReport> {
         files: false,
     };
     let command = VmCommand {
-        program: std::env::current_exe()?,
+        program: crate::runtime::program()?,
         args: vec![WORD.into()],
         env: Vec::new(),
         fds: Vec::new(),
