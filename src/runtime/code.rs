@@ -18,9 +18,15 @@ const DELETED: &str = " (deleted)";
 /// # Errors
 /// There is no `/proc`.
 pub fn program() -> io::Result<PathBuf> {
-    let path = std::env::current_exe()?;
-    let replaced = path.to_str().and_then(|path| path.strip_suffix(DELETED)).map(PathBuf::from);
-    Ok(replaced.filter(|new| new.exists()).unwrap_or(path))
+    std::env::current_exe().map(in_its_place)
+}
+
+/// The path, or where nothing is there what was put in the place of a file that has gone.
+fn in_its_place(path: PathBuf) -> PathBuf {
+    if path.exists() {
+        return path;
+    }
+    path.to_str().and_then(|path| path.strip_suffix(DELETED)).map(PathBuf::from).unwrap_or(path)
 }
 
 /// Takes the program's code out of this process; what is needed of it comes back from the page cache by
@@ -60,6 +66,16 @@ fn code(line: &str) -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_is_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (new, old) = (dir.path().join("msb"), dir.path().join("msb (deleted)"));
+        assert_eq!(in_its_place(old.clone()), new);
+        assert_eq!(in_its_place(new.clone()), new);
+        fs::write(&old, "").unwrap();
+        assert_eq!(in_its_place(old.clone()), old, "what has that name is that");
+    }
 
     #[test]
     fn code_that_was_taken_out_comes_back() {
