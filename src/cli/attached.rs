@@ -42,7 +42,9 @@ impl Attached<'_> {
         let sandboxes: Vec<Shown> = self
             .rows(&home)?
             .into_iter()
-            .filter(|row| row.status.is_live() || self.has_started(&row.name))
+            .filter(|row| {
+                row.status.is_live() || self.has_started(&row.name) || self.has_ended_since(row)
+            })
             .map(|row| Shown { id: row.id, name: row.name })
             .collect();
         let since = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.since_ms).unwrap_or(0));
@@ -67,7 +69,14 @@ impl Attached<'_> {
             None => self.stop(ui).map(|()| Exit::Interrupted),
             Some(Some((index, event))) => self.abort(ui, &home, &sandboxes[index].name, &event),
             Some(None) => {
-                let crashed = self.rows(&home)?.iter().any(|row| row.status == Status::Crashed);
+                let rows = self.rows(&home)?;
+                if let Some(from) = &self.args.exit_code_from {
+                    let row = rows.iter().find(|row| row.name == from.as_str());
+                    return Ok(
+                        row.map_or(Exit::Failed, |row| Exit::of_run(&supervisor::as_event(row)))
+                    );
+                }
+                let crashed = rows.iter().any(|row| row.status == Status::Crashed);
                 Ok(if crashed { Exit::Failed } else { Exit::Ok })
             }
         }
@@ -117,10 +126,15 @@ impl Attached<'_> {
         let rows = self.rows(&project::home()?)?;
         let row = rows.into_iter().find(|row| {
             args.exit_code_from.as_ref().is_some_and(|from| from.as_str() == row.name)
-                && row.finished_ms.is_some_and(|at| at >= self.since_ms)
+                && self.has_ended_since(row)
         });
         let own = row.map(|row| Exit::of_run(&supervisor::as_event(&row)));
         Ok(own.filter(|own| *own != Exit::Ok).unwrap_or(exit))
+    }
+
+    /// Whether it ended while this command was at work.
+    fn has_ended_since(&self, row: &SandboxRow) -> bool {
+        row.finished_ms.is_some_and(|at| at >= self.since_ms)
     }
 
     fn has_started(&self, name: &str) -> bool {

@@ -23,6 +23,8 @@ const ROOT: &str = "/";
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) name: Name,
+    /// Which one of that name is meant; another is not found.
+    pub(super) id: Option<String>,
     pub(super) intent: Intent,
     /// What is declared, to make it.
     pub(super) spec: Option<SandboxSpec>,
@@ -148,7 +150,8 @@ async fn make_plan(
     resolved: &[(Image, String)],
 ) -> Result<Plan, Error> {
     let observed = host.observe(project).await?;
-    let existing = observed.sandboxes.get(&change.name);
+    let is_meant = |id: &String| change.id.as_ref().is_none_or(|meant| meant == id);
+    let existing = observed.sandboxes.get(&change.name).filter(|sandbox| is_meant(&sandbox.id));
     match (change.intent, existing) {
         (Intent::Up, Some(_)) if !change.replace => {
             return Err(Error::AlreadyExists(change.name.clone()));

@@ -213,7 +213,7 @@ impl SandboxConfig {
     /// The longest it may run, in seconds.
     #[must_use]
     pub fn max_duration_secs(mut self, secs: u64) -> Self {
-        self.spec.max_duration = Some(Millis::from_secs(secs));
+        self.spec.max_duration = self.check("max_duration_secs", time_limit(secs));
         self
     }
 
@@ -221,7 +221,7 @@ impl SandboxConfig {
     /// included, no request on its files and no `msb attach`. Then it is stopped.
     #[must_use]
     pub fn idle_timeout_secs(mut self, secs: u64) -> Self {
-        self.spec.idle_timeout = Some(Millis::from_secs(secs));
+        self.spec.idle_timeout = self.check("idle_timeout_secs", time_limit(secs));
         self
     }
 
@@ -306,4 +306,7 @@ impl SandboxConfig {
 pub(super) fn absolute(path: &str) -> Result<String, String> {
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     path.into_os_string().into_string().map_err(|_| "it is not UTF-8".to_owned())
+}
+fn time_limit(secs: u64) -> Result<Millis, &'static str> {
+    if secs == 0 { Err("use a second or more") } else { Ok(Millis::from_secs(secs)) }
 }

@@ -56,12 +56,12 @@ impl SandboxHandle {
 
     /// See [`Sandbox::start`].
     pub async fn start(&self) -> Result<Sandbox, Error> {
-        self.client.start(&self.row.name).await
+        self.client.run(&self.row, true).await
     }
 
     /// See [`Sandbox::start_detached`].
     pub async fn start_detached(&self) -> Result<Sandbox, Error> {
-        self.client.start_detached(&self.row.name).await
+        self.client.run(&self.row, false).await
     }
 
     /// A handle on it as it runs, which does not own it: dropping it stops nothing.
@@ -84,7 +84,7 @@ impl SandboxHandle {
 
     /// Removes it with its disk. It must not run.
     pub async fn remove(&self) -> Result<(), Error> {
-        self.client.remove(&self.row.name).await
+        self.client.discard(&self.row.name, &self.row.id).await
     }
 }
 

@@ -74,27 +74,27 @@ impl Client {
         let (name, spec) = config.finish()?;
         let spec = Some(spec);
         let intent = Intent::Up;
-        let owner = self
-            .change(Change { name: name.clone(), intent, spec, replace, attached, login })
-            .await?;
+        let change =
+            Change { name: name.clone(), id: None, intent, spec, replace, attached, login };
+        let owner = self.change(change).await?;
         Sandbox::new(self.clone(), self.row(name.as_str())?, owner)
     }
 
     /// See [`Sandbox::start`].
     pub async fn start(&self, name: &str) -> Result<Sandbox, Error> {
-        self.run(name, true).await
+        self.run(&self.row(name)?, true).await
     }
 
     /// See [`Sandbox::start_detached`].
     pub async fn start_detached(&self, name: &str) -> Result<Sandbox, Error> {
-        self.run(name, false).await
+        self.run(&self.row(name)?, false).await
     }
 
-    async fn run(&self, name: &str, attached: bool) -> Result<Sandbox, Error> {
-        let row = self.row(name)?;
-        let change = Change { attached, ..simple(&row, Intent::Start)? };
+    /// Starts the sandbox of `row`, and no other one of its name.
+    pub(super) async fn run(&self, row: &SandboxRow, attached: bool) -> Result<Sandbox, Error> {
+        let change = Change { attached, ..simple(&row.name, &row.id, Intent::Start)? };
         let owner = self.change(change).await?;
-        Sandbox::new(self.clone(), self.row(name)?, owner)
+        Sandbox::new(self.clone(), self.row(&row.name)?, owner)
     }
 
     /// See [`Sandbox::get`].
@@ -111,8 +111,12 @@ impl Client {
 
     /// See [`Sandbox::remove`].
     pub async fn remove(&self, name: &str) -> Result<(), Error> {
-        let row = self.row(name)?;
-        self.change(simple(&row, Intent::Remove { force: false })?).await.map(drop)
+        self.discard(name, &self.row(name)?.id).await
+    }
+
+    /// Removes the sandbox of that id, and no other one of its name.
+    pub(super) async fn discard(&self, name: &str, id: &str) -> Result<(), Error> {
+        self.change(simple(name, id, Intent::Remove { force: false })?).await.map(drop)
     }
 
     /// The row of a sandbox, with the status of one whose supervisor died corrected.
@@ -127,13 +131,14 @@ impl Client {
 }
 
 /// A change of what exists, as it was made.
-fn simple(row: &SandboxRow, intent: Intent) -> Result<Change, Error> {
-    let name = Name::new(row.name.as_str()).map_err(|error| Error::Invalid {
-        sandbox: row.name.clone(),
+fn simple(name: &str, id: &str, intent: Intent) -> Result<Change, Error> {
+    let name = Name::new(name).map_err(|error| Error::Invalid {
+        sandbox: name.to_owned(),
         field: "name",
         reason: error.to_string(),
     })?;
-    Ok(Change { name, intent, spec: None, replace: false, attached: false, login: None })
+    let id = Some(id.to_owned());
+    Ok(Change { name, id, intent, spec: None, replace: false, attached: false, login: None })
 }
 
 /// Downloads the guest's kernel, about 20 MB, where it is not here yet. Blocks.

@@ -248,6 +248,6 @@ impl Sandbox {
 
     /// Removes it with its disk. It must have ended; otherwise nothing changes.
     pub async fn remove_persisted(&self) -> Result<(), Error> {
-        self.client.remove(self.name.as_str()).await
+        self.client.discard(self.name.as_str(), &self.id).await
     }
 }

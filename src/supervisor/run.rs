@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use msb_protocol::mux::Opener;
@@ -106,6 +107,8 @@ pub(super) struct Run {
     idle_task: Option<AbortHandle>,
     /// The guest boots with other scripts than it is to have.
     scripts_late: bool,
+    /// Whether the guest has said that it has those that it was last given.
+    scripts_there: Arc<AtomicBool>,
     /// It is to be stopped once the commands in it have ended.
     draining: bool,
     deadline: Option<Instant>,
@@ -156,6 +159,7 @@ impl Run {
             activity: Activity::new(),
             idle_task: None,
             scripts_late: false,
+            scripts_there: Arc::new(AtomicBool::new(true)),
             draining: false,
             deadline: None,
             place,
@@ -323,8 +327,9 @@ impl Run {
     /// Brings the guest its scripts, before anything runs in it.
     fn bring_scripts(&self, opener: Opener) {
         let (files, notices) = (scripts::files(&self.config.spec), self.sinks.notices.clone());
+        let there = Arc::clone(&self.scripts_there);
         tokio::task::spawn_local(async move {
-            if let Err(why) = scripts::replace(&opener, files).await {
+            if let Err(why) = scripts::replace(&opener, files, &there).await {
                 tracing::error!(why, "the scripts could not be written");
             }
             let _ = notices.send(Notice::Input(Input::Booted)).await;
@@ -417,10 +422,14 @@ impl Run {
             ControlRequest::Kill => self.take(Input::Kill),
             ControlRequest::Update(spec) => {
                 let files = scripts::files(&spec);
-                let changed = files != scripts::files(&self.config.spec);
+                let changed = files != scripts::files(&self.config.spec)
+                    || !self.scripts_there.load(Ordering::Relaxed);
                 self.update(*spec);
                 match self.opener.clone().filter(|_| self.state.phase() <= Phase::Running) {
-                    Some(opener) if changed => return Ok(Granted::Scripts(opener, files)),
+                    Some(opener) if changed => {
+                        let there = Arc::clone(&self.scripts_there);
+                        return Ok(Granted::Scripts(opener, files, there));
+                    }
                     _ => self.scripts_late |= changed,
                 }
             }

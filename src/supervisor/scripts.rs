@@ -1,6 +1,7 @@
 //! Named scripts, on their way into a guest that runs.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use msb_protocol::mux::Opener;
@@ -20,14 +21,20 @@ pub(super) fn files(spec: &SandboxSpec) -> BTreeMap<String, String> {
     spec.scripts.iter().map(file).collect()
 }
 
-/// Puts `files` in the place of those that the guest has; why not, otherwise.
+/// Puts `files` in the place of those that the guest has; why not, otherwise. From its begin on
+/// nobody knows which the guest has, until it has said so: then they are `there`.
 pub(super) async fn replace(
     opener: &Opener,
     files: BTreeMap<String, String>,
+    there: &AtomicBool,
 ) -> Result<(), String> {
+    there.store(false, Ordering::Relaxed);
     let reply = tokio::time::timeout(PATIENCE, converse(opener, files)).await;
     match reply {
-        Ok(Ok(Some(FsReply::Done))) => Ok(()),
+        Ok(Ok(Some(FsReply::Done))) => {
+            there.store(true, Ordering::Relaxed);
+            Ok(())
+        }
         Ok(Ok(Some(FsReply::Failed(failure)))) => Err(short(&failure.message)),
         Ok(Ok(Some(FsReply::Metadata(_) | FsReply::Entries(_)))) => {
             Err("the agent broke the protocol".to_owned())

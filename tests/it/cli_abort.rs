@@ -45,6 +45,27 @@ fn up_ends_with_the_exit_code_of_a_sandbox() {
     }
 }
 
+/// It was there before, and ends while the rest is brought up.
+#[test]
+fn one_that_ends_before_it_is_followed_counts() {
+    let env = Environment::new();
+    let app = r#"
+name = "shop"
+[defaults]
+image = "./image"
+[sandbox.app]
+cmd = ["/bin/sh", "-c", "echo $$$$ > DIR/pid; until [ -e DIR/end ]; do sleep 0.02; done; exit 5"]
+[sandbox.late]
+cmd = ["sleep", "100000"]
+hooks.post_start = [["/bin/sh", "-c", "touch DIR/end; while kill -0 $$(cat DIR/pid); do sleep 0.02; done"]]
+"#;
+    env.write("Sandboxfile", &app.replace("DIR", env.project().to_str().unwrap()));
+    env.msb("up -d app").expect(0);
+    let ran = env.msb("up --exit-code-from app").expect(5);
+    assert!(ran.stderr.contains("app has ended (exit 5)"), "{}", ran.stderr);
+    assert_eq!(env.statuses(), ["app stopped", "late stopped"]);
+}
+
 #[test]
 fn what_ran_before_runs_on() {
     let env = shop("exit 4");

@@ -38,6 +38,27 @@ async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what).await.expect("it takes too long")
 }
 
+/// A handle is about the sandbox that it was taken of.
+#[tokio::test]
+async fn another_of_the_same_name_is_left_alone() {
+    let (env, client) = place();
+    let first = within(client.create(env.config("worker"))).await.unwrap();
+    within(first.stop_and_wait()).await.unwrap();
+    let handle = client.get("worker").unwrap();
+    let second = within(client.create(env.config("worker").replace(true))).await.unwrap();
+    within(second.stop_and_wait()).await.unwrap();
+    for gone in [within(first.remove_persisted()).await, within(handle.remove()).await] {
+        assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
+    }
+    let started = within(handle.start()).await;
+    assert!(matches!(started, Err(Error::NotFound(_))), "{started:?}");
+    within(second.remove_persisted()).await.unwrap();
+    for none in [env.config("x").idle_timeout_secs(0), env.config("x").max_duration_secs(0)] {
+        let made = within(client.create(none)).await;
+        assert!(matches!(made, Err(Error::Invalid { .. })), "{made:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_sandbox_is_made_used_and_removed() {
     let (env, client) = place();

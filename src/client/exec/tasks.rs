@@ -45,10 +45,19 @@ pub(super) async fn read(
             let _ = events.send(told).await;
             return;
         }
-        tokio::select! {
-            sent = events.send(told) => if sent.is_err() { return },
-            () = cut.cancelled() => {}
-        }
+        let room = tokio::select! {
+            room = events.reserve() => room.ok(),
+            () = cut.cancelled() => {
+                drop(reader);
+                if let Ok(room) = events.reserve().await {
+                    room.send(told);
+                    let _ = events.send(Ok(ExecEvent::Exited(ExitStatus::Signal(KILL)))).await;
+                }
+                return;
+            }
+        };
+        let Some(room) = room else { return };
+        room.send(told);
     }
 }
 
@@ -136,4 +145,42 @@ pub(super) async fn write(
     // Dropped, a half of a connection is shut down, which the supervisor would take for the end
     // of the session: it lasts until the reader has its last event.
     writer.forget();
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// A slow reader of output whose command is cut off has all of it up to there.
+    #[tokio::test]
+    async fn nothing_is_left_out_before_a_cut() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        for byte in 0..100 {
+            write_data(&mut theirs, 1, &[byte]).await.unwrap();
+        }
+        let (events, mut told) = mpsc::channel(1);
+        let cut = CancellationToken::new();
+        let window = Arc::new(Semaphore::new(0));
+        let (reader, _writer) = ours.into_split();
+        let reading = tokio::spawn(read(reader, events, window, cut.clone()));
+        for byte in 0..10 {
+            let event = told.recv().await.unwrap().unwrap();
+            assert!(matches!(&event, ExecEvent::Stdout(bytes) if *bytes == [byte]), "{event:?}");
+        }
+        cut.cancel();
+        let mut next = 10;
+        loop {
+            match told.recv().await.unwrap().unwrap() {
+                ExecEvent::Stdout(bytes) => assert_eq!(bytes, [next]),
+                event => {
+                    assert!(matches!(event, ExecEvent::Exited(ExitStatus::Signal(KILL))));
+                    break;
+                }
+            }
+            next += 1;
+        }
+        reading.await.unwrap();
+    }
 }

@@ -58,6 +58,9 @@ pub enum FsError {
     /// The sandbox sent what it may not.
     #[error("the sandbox broke the protocol: {0}")]
     Broken(&'static str),
+    /// An earlier call was dropped half way.
+    #[error("an earlier call was dropped half way: begin the stream again")]
+    Torn,
     /// The stream made no sense.
     #[error("the session with the sandbox broke")]
     Frame(#[source] FrameError),

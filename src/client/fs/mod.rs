@@ -176,6 +176,9 @@ impl SandboxFs {
         loop {
             match reply(&mut stream, &mut buffer).await? {
                 FsReply::Entries(some) => {
+                    if !some.iter().all(|entry| msb_transfer::is_name(&entry.name.0)) {
+                        return Err(FsError::Broken("a name that is none"));
+                    }
                     if entries.len() + some.len() > MAX_LIST_ENTRIES {
                         let limit = MAX_LIST_ENTRIES as u64;
                         return Err(FsError::TooLarge { path: path.into(), limit });

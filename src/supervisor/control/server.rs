@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use msb_protocol::mux::{self, MuxStream, Opener};
@@ -55,7 +57,7 @@ pub(in crate::supervisor) enum Granted {
     /// How the VM process is confined.
     Jail(Vec<JailLayer>),
     /// The guest gets these files of scripts.
-    Scripts(Opener, BTreeMap<String, String>),
+    Scripts(Opener, BTreeMap<String, String>, Arc<AtomicBool>),
     /// The guest may be asked what it uses.
     Metrics(Opener, Box<HostSide>),
     /// The guest may be told which shares have grown; a session until its use is dropped.
@@ -196,16 +198,17 @@ async fn attend(
                 Ok(Granted::Jail(layers)) => {
                     let _ = write_message(&mut stream, &ControlReply::Jail(layers)).await;
                 }
-                Ok(Granted::Scripts(opener, files)) => match scripts::replace(&opener, files).await
-                {
-                    Ok(()) => {
-                        let _ = write_message(&mut stream, &ControlReply::Accepted).await;
+                Ok(Granted::Scripts(opener, files, there)) => {
+                    match scripts::replace(&opener, files, &there).await {
+                        Ok(()) => {
+                            let _ = write_message(&mut stream, &ControlReply::Accepted).await;
+                        }
+                        Err(why) => {
+                            let why = format!("the scripts could not be written: {why}");
+                            deny(stream, DeniedReason::Invalid(why)).await;
+                        }
                     }
-                    Err(why) => {
-                        let why = format!("the scripts could not be written: {why}");
-                        deny(stream, DeniedReason::Invalid(why)).await;
-                    }
-                },
+                }
                 Ok(Granted::Metrics(opener, host)) => match metrics::sample(&opener, *host).await {
                     Some(sample) => {
                         let reply = ControlReply::Metrics(Box::new(sample));

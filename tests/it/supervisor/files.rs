@@ -513,6 +513,9 @@ async fn a_lying_sandbox_makes_nothing_outside_of_the_target() {
     assert_unharmed(&files, "escape");
     let error = files.fs.stat("/x").await.unwrap_err();
     assert!(matches!(error, msb::client::FsError::Broken(_)), "{error:?}");
+    // A name as long as a frame.
+    let error = files.fs.list("/x").await.unwrap_err();
+    assert!(matches!(error, msb::client::FsError::Broken("a name that is none")), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Guests that mean harm: programs in the place of the agent.
 
-use msb_protocol::{ExecFailure, GuestMetrics};
+use msb_protocol::{ExecFailure, FsEntry, FsKind, FsMetadata, GuestMetrics};
 
 use super::*;
 
@@ -362,7 +362,17 @@ async fn tell(stream: &mut mux::MuxStream, lie: &str) -> io::Result<()> {
             write_message(stream, &ExecOutput::Started { pid: 1 }).await?;
         }
         "entries" => {
-            write_message(stream, &FsReply::Entries(Vec::new())).await?;
+            let metadata = FsMetadata {
+                kind: FsKind::File,
+                size: 0,
+                mode: 0,
+                uid: 0,
+                gid: 0,
+                modified_ms: None,
+                created_ms: None,
+            };
+            let entry = FsEntry { name: "x".repeat(100_000).as_str().into(), metadata };
+            write_message(stream, &FsReply::Entries(vec![entry])).await?;
         }
         _ => {}
     }
