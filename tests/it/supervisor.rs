@@ -386,6 +386,53 @@ async fn many_sessions_at_a_time_and_no_more() {
     assert_eq!(up.run("echo again").await.1, "again\n");
 }
 
+/// Each client hears that they are too many: one that saw its connection end would take it for the end
+/// of the sandbox.
+#[tokio::test]
+async fn many_clients_at_a_time_and_no_more() {
+    let bench = bench();
+    let up = bench.up(idle()).await;
+    up.running().await;
+    let mut clients = Vec::new();
+    let first = async |client: &ControlClient| {
+        let mut watch = client.watch().await?;
+        watch.next().await.map(|event| event.map(|_| watch))
+    };
+    let denied = loop {
+        match within(first(&up.client)).await {
+            Ok(watch) => clients.push(watch.expect("it runs")),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(denied, ControlError::Denied(DeniedReason::TooManyClients)),
+        "{denied:?} after {}",
+        clients.len()
+    );
+    let more = (0..100).map(|_| {
+        let client = up.client.clone();
+        tokio::spawn(async move { client.stop(None).await })
+    });
+    for asked in more.collect::<Vec<_>>() {
+        let denied = within(asked).await.unwrap();
+        assert!(
+            matches!(denied, Err(ControlError::Denied(DeniedReason::TooManyClients))),
+            "{denied:?}"
+        );
+    }
+    drop(clients);
+    let again = async {
+        while let Err(error) = up.client.stop(None).await {
+            assert!(
+                matches!(error, ControlError::Denied(DeniedReason::TooManyClients)),
+                "{error:?}"
+            );
+        }
+    };
+    within(again).await;
+    up.ended().await;
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_ends_its_session() {
     let bench = bench();

@@ -194,8 +194,12 @@ impl ControlClient {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning,
             _ => ControlError::Connect { socket: self.socket.clone(), source },
         })?;
-        write_message(&mut stream, request).await.map_err(gone)?;
-        Ok(stream)
+        let Err(error) = write_message(&mut stream, request).await else { return Ok(stream) };
+        // Whoever did not listen may have said why.
+        match read_reply(&mut stream, &mut Vec::new()).await {
+            Ok(ControlReply::Denied(reason)) => Err(ControlError::Denied(reason)),
+            _ => Err(gone(error)),
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use super::{ControlReply, ControlRequest, DeniedReason, JailLayer, StatusEvent};
 
 /// Connections at a time.
 const MAX_CLIENTS: usize = 256;
-/// Connections beyond that, which are told that they are too many.
+/// Connections beyond that, which are told that they are too many; further ones wait for these.
 const MAX_REFUSALS: usize = 16;
 /// How long a client may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -112,8 +112,9 @@ pub(in crate::supervisor) async fn serve(
     let me = rustix::process::geteuid().as_raw();
     let left = Rc::new(Notify::new());
     loop {
+        let count = clients.count();
         let accepted = tokio::select! {
-            accepted = socket.0.accept() => accepted,
+            accepted = socket.0.accept(), if count < MAX_CLIENTS + MAX_REFUSALS => accepted,
             () = left.notified() => {
                 if clients.count() == 0 {
                     rest();
@@ -133,18 +134,13 @@ pub(in crate::supervisor) async fn serve(
             tracing::warn!("a client of another user was turned away");
             continue;
         }
-        let count = clients.count();
-        let mut set = clients.0.borrow_mut();
-        if count >= MAX_CLIENTS {
-            // Some are told why; more just see the connection end.
-            if count < MAX_CLIENTS + MAX_REFUSALS {
-                set.spawn_local(deny(stream, DeniedReason::TooManyClients));
-            }
-            continue;
-        }
         let (asked, status, left) = (asked.clone(), status.clone(), left.clone());
-        set.spawn_local(async move {
-            attend(stream, asked, status).await;
+        clients.0.borrow_mut().spawn_local(async move {
+            if count < MAX_CLIENTS {
+                attend(stream, asked, status).await;
+            } else {
+                deny(stream, DeniedReason::TooManyClients).await;
+            }
             left.notify_one();
         });
     }
