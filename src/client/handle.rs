@@ -4,7 +4,7 @@ use super::{Client, Error, Metrics, Sandbox};
 use crate::home::Home;
 use crate::spec::{SandboxSpec, Status};
 use crate::store::SandboxRow;
-use crate::supervisor::{self, ControlClient, ControlError, DeniedReason, StatusEvent};
+use crate::supervisor::{self, ControlClient, ControlError, StatusEvent};
 
 /// What was known of a sandbox when it was asked for.
 #[derive(Clone, Debug)]
@@ -94,15 +94,7 @@ pub(super) fn control(home: &Home, id: &str) -> ControlClient {
 
 /// The request has been granted, or there is nothing to be done any more.
 pub(super) fn begun(asked: Result<(), ControlError>) -> Result<(), Error> {
-    match asked {
-        Ok(())
-        | Err(
-            ControlError::NotRunning
-            | ControlError::Gone
-            | ControlError::Denied(DeniedReason::Stopping),
-        ) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(ControlError::or_ends(asked)?)
 }
 
 /// The last status of a run.

@@ -7,7 +7,7 @@ use crate::cli::args::{Drain, Global};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::ui::Ui;
 use crate::cli::{filter, interrupt, project};
-use crate::supervisor::{self, ControlClient, ControlError, DeniedReason};
+use crate::supervisor::{self, ControlClient, ControlError};
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Drain) -> Result<Exit, CliError> {
     let home = project::home()?;
@@ -21,20 +21,12 @@ pub(crate) fn run(ui: &Ui, global: &Global, args: &Drain) -> Result<Exit, CliErr
         let mut ends = JoinSet::new();
         let mut exit = Exit::Ok;
         for row in rows {
-            match ControlClient::new(&home, &row.id).drain().await {
-                // It ends by itself.
-                Ok(())
-                | Err(
-                    ControlError::NotRunning
-                    | ControlError::Gone
-                    | ControlError::Denied(DeniedReason::Stopping),
-                ) => {}
-                Err(error) => {
-                    let message = format!("sandbox {}: {error}", row.name);
-                    ui.error(&CliError::message(Exit::Failed, message));
-                    exit = Exit::Failed;
-                    continue;
-                }
+            let asked = ControlClient::new(&home, &row.id).drain().await;
+            if let Err(error) = ControlError::or_ends(asked) {
+                let message = format!("sandbox {}: {error}", row.name);
+                ui.error(&CliError::message(Exit::Failed, message));
+                exit = Exit::Failed;
+                continue;
             }
             if args.no_wait {
                 ui.say(&format!("sandbox {}: draining", row.name));

@@ -8,7 +8,7 @@ use crate::cli::{filter, interrupt, project};
 use crate::home::Home;
 use crate::spec::Signal;
 use crate::store::SandboxRow;
-use crate::supervisor::{self, ControlClient, ControlError, DeniedReason};
+use crate::supervisor::{self, ControlClient, ControlError};
 
 pub(crate) fn run(ui: &Ui, global: &Global, args: &Kill) -> Result<Exit, CliError> {
     let home = project::home()?;
@@ -47,15 +47,6 @@ fn said(signal: Signal) -> String {
 
 /// Returns once nothing of it runs.
 async fn end(home: &Home, row: &SandboxRow) -> Result<(), ControlError> {
-    match ControlClient::new(home, &row.id).kill().await {
-        // It ends by itself.
-        Ok(())
-        | Err(
-            ControlError::NotRunning
-            | ControlError::Gone
-            | ControlError::Denied(DeniedReason::Stopping),
-        ) => {}
-        Err(error) => return Err(error),
-    }
+    ControlError::or_ends(ControlClient::new(home, &row.id).kill().await)?;
     supervisor::wait_until(home, &row.id, |_| false).await.map(drop)
 }

@@ -362,15 +362,8 @@ impl RealHost {
             Ok(row) if row.status.is_live() => row,
             Ok(_) | Err(_) => return Ok(StepOutput::ALREADY),
         };
-        match ControlClient::new(&self.home, id).stop(grace.map(Millis::ms)).await {
-            Ok(())
-            | Err(
-                supervisor::ControlError::NotRunning
-                | supervisor::ControlError::Gone
-                | supervisor::ControlError::Denied(supervisor::DeniedReason::Stopping),
-            ) => {}
-            Err(error) => return Err(HostError::failed(error)),
-        }
+        let asked = ControlClient::new(&self.home, id).stop(grace.map(Millis::ms)).await;
+        supervisor::ControlError::or_ends(asked).map_err(HostError::failed)?;
         let ended = supervisor::wait_until(&self.home, id, |_| false).await;
         ended.map_err(HostError::failed)?;
         if let Some(run) = &row.run {

@@ -54,6 +54,16 @@ pub enum ControlError {
     Unknown(String),
 }
 
+impl ControlError {
+    /// What a request to end a sandbox came to, where one that ends anyway, or has ended, is fine.
+    pub fn or_ends(asked: Result<(), Self>) -> Result<(), Self> {
+        match asked {
+            Err(Self::NotRunning | Self::Gone | Self::Denied(DeniedReason::Stopping)) => Ok(()),
+            asked => asked,
+        }
+    }
+}
+
 /// A stream of an exec session: `msb_protocol` frames of [`msb_protocol::ExecInput`] and data one
 /// way, of [`msb_protocol::ExecOutput`] and data the other. Dropping it kills the session.
 #[derive(Debug)]
