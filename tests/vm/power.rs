@@ -32,7 +32,7 @@ const FILES: usize = 4;
 /// Writes files without an end, and names each once it is on the disk; between them are some that are
 /// never synced, renamed and removed.
 const WRITE: &str = r#"
-busybox mkdir -p /work; cd /work; i=FIRST
+busybox mkdir -p /written; cd /written; i=FIRST
 while :; do
     dd if=/dev/zero of=new.$i bs=4096 count=64 2> /dev/null
     echo "content $i" > new.$i; busybox mv new.$i file.$i
@@ -51,14 +51,15 @@ fn what_was_synced_outlives_a_power_cut() {
         for round in 0..CUTS {
             env.msb(&format!("up -d --wait {name}")).expect(0);
             for file in &synced {
-                let said = sh(&env, &[], name, &format!("cat /work/file.{file}")).expect(0).stdout;
+                let said =
+                    sh(&env, &[], name, &format!("cat /written/file.{file}")).expect(0).stdout;
                 assert_eq!(said, format!("content {file}\n"), "{name}");
             }
             synced.extend(write_until_cut(&env, name, round * 1000));
         }
         env.msb(&format!("up -d --wait {name}")).expect(0);
         let last = synced.last().unwrap();
-        let said = sh(&env, &[], name, &format!("cat /work/file.{last}")).expect(0).stdout;
+        let said = sh(&env, &[], name, &format!("cat /written/file.{last}")).expect(0).stdout;
         assert_eq!(said, format!("content {last}\n"), "{name}");
         env.msb(&format!("stop {name}")).expect(0);
         let upper = env.home().sandbox(&env.row(name).id).join("upper.ext4");
